@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Bandwidth and rate of the file driver, direct and bounced, from and to the same file.
+//!
+//! ```text
+//! cargo run --release -p pageless-benches --bin file [FILE]      (ROUNDS=9; FILE is overwritten, 256 MiB)
+//! ```
+//! Bar: into secret memory (bounced) >= 0.9 times into ram (direct), in 1 MiB requests, eight in flight. Secret memory counts
+//! against RLIMIT_MEMLOCK; 4 MiB are used.
+
+#![forbid(unsafe_code)]
+
+use pageless_benches::{Bar, Offsets, interleave, ratios, verdict};
+use pageless_block::{Bio, Queue, Route, Sector, open_checked};
+use pageless_drivers::file::{FileDisk, FileDiskOptions};
+use pageless_mem::{Backing, Memory, Region};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+type Failure = Box<dyn std::error::Error>;
+
+const FILE: u64 = 256 << 20;
+const FRAMES: u64 = 4 << 20;
+
+fn main() -> Result<(), Failure> {
+    let rounds = std::env::var("ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(9);
+    let named = std::env::args_os().nth(1).map(PathBuf::from);
+    let path =
+        named.clone().unwrap_or_else(|| std::env::temp_dir().join(format!("pageless-file-{}", std::process::id())));
+    let done = fill(&path).and_then(|()| measure(&path, rounds));
+    if named.is_none() {
+        std::fs::remove_file(&path)?;
+    }
+    done
+}
+
+fn fill(path: &Path) -> Result<(), Failure> {
+    use std::io::Write;
+    let mut file = std::fs::File::create(path)?;
+    let mut random = Offsets::new(3);
+    let megabyte: Vec<u8> = (0..1 << 20).map(|_| random.below(256).to_le_bytes()[0]).collect();
+    for _ in 0..FILE >> 20 {
+        file.write_all(&megabyte)?;
+    }
+    Ok(file.sync_all()?)
+}
+
+fn measure(path: &Path, rounds: usize) -> Result<(), Failure> {
+    let memory = Memory::new()?;
+    let disk = FileDisk::open(&memory, path, FileDiskOptions::default())?;
+    let ram = memory.register(Backing::anon(FRAMES)?)?;
+    let secret = memory.register(Backing::secret(FRAMES)?)?;
+    println!("{}, median [min .. max] of {rounds} interleaved rounds", path.display());
+    for (len, depth, bar) in
+        [(1 << 20, 4, Bar::AtLeast(0.9)), (256 << 10, 8, Bar::None), (4096, 32, Bar::None), (4096, 1, Bar::None)]
+    {
+        for write in [false, true] {
+            let (mut direct, mut bounced) = (open_checked(&disk)?, open_checked(&disk)?);
+            let load = Load { len, depth, write };
+            let [a, b] = interleave(
+                rounds,
+                [&mut || load.run(&mut direct, &ram).unwrap_or(f64::NAN), &mut || {
+                    load.run(&mut bounced, &secret).unwrap_or(f64::NAN)
+                }],
+            );
+            let word = if write { "write" } else { "read" };
+            verdict(&format!("{} KiB depth {depth} {word}, ram", len >> 10), "MB/s", &a, Bar::None);
+            verdict("  secret", "MB/s", &b, Bar::None);
+            verdict("  secret / ram", "x", &ratios(&b, &a), if write { Bar::None } else { bar });
+        }
+    }
+    Ok(())
+}
+
+#[derive(Copy, Clone)]
+struct Load {
+    len: u64,
+    depth: u64,
+    write: bool,
+}
+
+impl Load {
+    /// Megabytes per second over the file from start to end, or 64 MiB of it in small requests.
+    fn run(self, queue: &mut dyn Queue, region: &Region) -> Result<f64, Failure> {
+        let total = if self.len < 65536 { (64 << 20) / (32 / self.depth.min(32)) } else { FILE };
+        let requests = total / self.len;
+        let (mut sent, mut back) = (0, 0);
+        let mut out = Vec::new();
+        let begin = Instant::now();
+        while back < requests {
+            while sent < requests && sent - back < self.depth {
+                let slot = sent % self.depth;
+                let frames = region.range(slot * self.len, self.len).ok_or("region too small")?;
+                let sector = Sector(sent * self.len / 512);
+                let bio = match self.write {
+                    true => Bio::write(sector, frames, sent),
+                    false => Bio::read(sector, frames, sent),
+                };
+                queue.submit(bio).map_err(|refused| refused.why)?;
+                sent += 1;
+            }
+            queue.poll(&mut out)?;
+            for completion in out.drain(..) {
+                if !completion.status.is_ok() {
+                    return Err(completion.status.to_string().into());
+                }
+                assert_ne!(completion.route, Route::None);
+                back += 1;
+            }
+        }
+        let bytes = u32::try_from(total)?;
+        Ok(f64::from(bytes) / 1e6 / begin.elapsed().as_secs_f64())
+    }
+}

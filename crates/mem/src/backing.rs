@@ -1,0 +1,333 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+#![cfg_attr(
+    feature = "pmem-io",
+    allow(unsafe_code, reason = "`foreign` is an unsafe fn: its caller vouches for the addresses")
+)]
+//! What a region is made of: the mapping, the descriptor behind it, and what they are good for.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use pageless_sys::file::{File, FileType, OpenOptions};
+use pageless_sys::lock::{self, Lock};
+use pageless_sys::mmap::{Mapping, Protection};
+use pageless_sys::{Errno, memfd};
+
+use crate::persist::Durability;
+use crate::pfn::FRAME_SIZE;
+use crate::region::MemKind;
+use crate::{Error, extents::Sparse};
+
+const HUGE: u64 = 2 << 20;
+
+/// Memory made and mapped, ready to be registered.
+#[derive(Debug)]
+pub struct Backing {
+    kind: MemKind,
+    len: u64,
+    writable: bool,
+    durability: Durability,
+    sparse: Sparse,
+    label: &'static str,
+    path: Option<PathBuf>,
+    store: Store,
+}
+
+/// Where the bytes are.
+#[derive(Debug)]
+pub(crate) enum Store {
+    /// Private memory without a descriptor.
+    Anonymous(Mapping),
+    /// A mapping of a descriptor from its offset 0.
+    File {
+        /// The mapping.
+        mapping: Mapping,
+        /// What is mapped.
+        file: File,
+    },
+    /// Addresses that somebody else mapped.
+    #[cfg(feature = "pmem-io")]
+    Foreign(usize),
+}
+
+/// How to open a file to be mapped.
+#[derive(Debug, Copy, Clone, Default, PartialEq, Eq)]
+pub struct FileOptions {
+    /// Bytes: the size of a file that is created, or what an existing one must at least hold. `None`: all of it.
+    pub size: Option<u64>,
+    /// Make the file, sparse, if it is not there; needs `size`.
+    pub create: bool,
+    /// Map for reading and take a reader's lock.
+    pub read_only: bool,
+}
+
+impl Backing {
+    /// Private anonymous memory on huge pages where the kernel gives them; nothing is allocated yet.
+    pub fn anon(len: u64) -> Result<Backing, Error> {
+        let mapping = Mapping::anonymous(frames_of("size", len)?)?;
+        // Refused where transparent huge pages are off; 4 KiB pages serve as well, only slower.
+        let _ = mapping.advise_huge();
+        mapping.dont_fork()?;
+        Ok(Backing::new(MemKind::Anon, "ram", len, Store::Anonymous(mapping)).sparse(Sparse::Pagemap))
+    }
+
+    /// An unnamed tmpfs file.
+    pub fn memfd(len: u64) -> Result<Backing, Error> {
+        let file = memfd::memfd(frames_of("size", len)?)?;
+        Ok(Backing::new(MemKind::Anon, "memfd", len, Store::map(file, len)?).sparse(Sparse::Seek))
+    }
+
+    /// Memory on 2 MiB huge pages from the pool of the administrator.
+    pub fn hugetlb(len: u64) -> Result<Backing, Error> {
+        let file = memfd::hugetlb(multiple("size", len, HUGE)?)?;
+        Ok(Backing::new(MemKind::Anon, "hugetlb", len, Store::map(file, len)?).sparse(Sparse::Pagemap))
+    }
+
+    /// A mapped file: `MAP_SYNC` where the file system is DAX on persistent memory, else its page cache. Takes an
+    /// open-file-description lock on the whole file first.
+    pub fn file(path: &Path, options: FileOptions) -> Result<Backing, Error> {
+        let at = |source| Error::Path { path: path.to_owned(), source };
+        let exists = path.exists();
+        let create = options.create && !exists && options.size.is_some();
+        let open = OpenOptions { read_only: options.read_only && exists, create, ..OpenOptions::default() };
+        let file = File::open(path, open).map_err(at)?;
+        if file.file_type().map_err(at)? != FileType::Regular {
+            return Err(Error::NotAFile { path: path.to_owned() });
+        }
+        lock_file(&file, path, options.read_only)?;
+        if create && let Some(size) = options.size {
+            frames_of("size", size)
+                .and_then(|size| file.truncate(size).map_err(at))
+                .inspect_err(|_| drop(std::fs::remove_file(path)))?;
+        }
+        let actual = file.size().map_err(at)?;
+        let len = options.size.unwrap_or(actual);
+        if actual < len {
+            return Err(Error::TooSmall { path: path.to_owned(), actual, wanted: len });
+        }
+        let protection = if options.read_only { Protection::Read } else { Protection::ReadWrite };
+        frames_of("size", len)?;
+        let (mapping, sync) = match Mapping::shared_sync(file.as_fd(), 0, len, protection) {
+            Ok(mapping) => (mapping, true),
+            Err(_) => (Mapping::shared(file.as_fd(), 0, len, protection).map_err(at)?, false),
+        };
+        mapping.dont_fork()?;
+        let backing = Backing::new(MemKind::File, "pmem", len, Store::File { mapping, file });
+        let backing =
+            Backing { writable: !options.read_only, path: Some(path.to_owned()), ..backing }.sparse(Sparse::Seek);
+        Ok(match sync {
+            #[cfg(feature = "pmem-io")]
+            true => Backing { kind: MemKind::Dax, durability: Durability::of_persistent_memory(), ..backing },
+            #[cfg(not(feature = "pmem-io"))]
+            true => Backing { durability: Durability::of_persistent_memory(), ..backing },
+            false => Backing { durability: Durability::Msync, ..backing },
+        })
+    }
+
+    fn new(kind: MemKind, label: &'static str, len: u64, store: Store) -> Backing {
+        Backing {
+            kind,
+            len,
+            writable: true,
+            durability: Durability::Volatile,
+            sparse: Sparse::Dense,
+            label,
+            path: None,
+            store,
+        }
+    }
+
+    fn sparse(self, sparse: Sparse) -> Backing {
+        Backing { sparse, ..self }
+    }
+
+    pub(crate) fn kind(&self) -> MemKind {
+        self.kind
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        self.len
+    }
+
+    pub(crate) fn writable(&self) -> bool {
+        self.writable
+    }
+
+    pub(crate) fn durability(&self) -> Durability {
+        self.durability
+    }
+
+    pub(crate) fn extent_source(&self) -> Sparse {
+        self.sparse
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    pub(crate) fn addr(&self) -> usize {
+        match &self.store {
+            Store::Anonymous(mapping) | Store::File { mapping, .. } => mapping.addr(),
+            #[cfg(feature = "pmem-io")]
+            Store::Foreign(addr) => *addr,
+        }
+    }
+
+    /// The file behind the mapping.
+    pub(crate) fn file_behind(&self) -> Option<&File> {
+        match &self.store {
+            Store::File { file, .. } => Some(file),
+            _ => None,
+        }
+    }
+
+    /// Whether frames can be given back: private memory, and files with holes.
+    pub(crate) fn punchable(&self) -> bool {
+        matches!(self.store, Store::Anonymous(_)) || self.sparse == Sparse::Seek
+    }
+
+    /// Whether a fault on a store may be a hole that can be filled.
+    pub(crate) fn fillable(&self) -> bool {
+        self.sparse == Sparse::Seek && self.writable
+    }
+
+    /// Writes the pages of `[offset, offset + len)` to the medium.
+    pub(crate) fn sync_range(&self, offset: usize, len: usize) -> Result<(), Errno> {
+        match &self.store {
+            Store::File { mapping, .. } => mapping.sync(offset, len).map_err(|error| error.errno()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes everything to the medium, whoever stored it.
+    pub(crate) fn sync_all(&self) -> Result<(), Errno> {
+        self.file_behind().map_or(Ok(()), |file| file.sync_data().map_err(|error| error.errno()))
+    }
+
+    pub(crate) fn metadata_bytes(&self) -> usize {
+        self.path.as_ref().map_or(0, |path| path.as_os_str().len())
+    }
+
+    /// `ram 16 MiB`, `pmem /mnt/x 1 GiB`.
+    pub(crate) fn describe(&self) -> String {
+        let path = self.path.as_ref().map_or_else(String::new, |path| format!(" {}", path.display()));
+        format!("{}{path} {}", self.label, size(self.len))
+    }
+}
+
+impl Store {
+    fn map(file: OwnedFd, len: u64) -> Result<Store, Error> {
+        let file = File::from(file);
+        let mapping = Mapping::shared(file.as_fd(), 0, len, Protection::ReadWrite)?;
+        mapping.dont_fork()?;
+        Ok(Store::File { mapping, file })
+    }
+}
+
+#[cfg(feature = "pmem-io")]
+impl Backing {
+    /// Secret memory (`memfd_secret`): the kernel refuses to pin it.
+    pub fn secret(len: u64) -> Result<Backing, Error> {
+        let limit = pageless_sys::limits::memlock().unwrap_or(u64::MAX);
+        let file = memfd::secret(frames_of("size", len)?)?;
+        let store = Store::map(file, len).map_err(|error| match error.errno() {
+            Some(Errno::EAGAIN | Errno::ENOMEM) => Error::LockedMemory { wanted: len, limit },
+            _ => error,
+        })?;
+        Ok(Backing::new(MemKind::Secret, "secret", len, store).sparse(Sparse::Pagemap))
+    }
+
+    /// A dma-buf made of memfd pages: `VM_PFNMAP` when mapped.
+    pub fn udmabuf(len: u64) -> Result<Backing, Error> {
+        let pages = memfd::memfd(frames_of("size", len)?)?;
+        let buffer = memfd::udmabuf(pages.as_fd(), len)?;
+        Ok(Backing::new(MemKind::DmaBuf, "udmabuf", len, Store::map(buffer, len)?))
+    }
+
+    /// All of a device-DAX character device.
+    pub fn devdax(path: &Path) -> Result<Backing, Error> {
+        let at = |source| Error::Path { path: path.to_owned(), source };
+        let file = File::open(path, OpenOptions::default()).map_err(at)?;
+        if file.file_type().map_err(at)? != FileType::Character {
+            return Err(Error::NotAFile { path: path.to_owned() });
+        }
+        let len = devdax_size(path)?;
+        let mapping = Mapping::shared(file.as_fd(), 0, len, Protection::ReadWrite).map_err(at)?;
+        mapping.dont_fork()?;
+        let backing = Backing::new(MemKind::Dax, "dax", len, Store::File { mapping, file });
+        Ok(Backing { durability: Durability::of_persistent_memory(), path: Some(path.to_owned()), ..backing })
+    }
+
+    /// All of a PCI BAR, by its sysfs `resourceN` file.
+    pub fn bar(path: &Path) -> Result<Backing, Error> {
+        let at = |source| Error::Path { path: path.to_owned(), source };
+        let file = File::open(path, OpenOptions::default()).map_err(at)?;
+        let len = frames_of("BAR size", file.size().map_err(at)?)?;
+        let mapping = Mapping::shared(file.as_fd(), 0, len, Protection::ReadWrite).map_err(at)?;
+        mapping.dont_fork()?;
+        let backing = Backing::new(MemKind::Bar, "bar", len, Store::File { mapping, file });
+        Ok(Backing { path: Some(path.to_owned()), ..backing })
+    }
+
+    /// Addresses that something else in this process mapped.
+    ///
+    /// # Safety
+    /// `addr..addr + len` stays mapped, shared or not inherited by children, until the region, every table that knew it
+    /// and every I/O on it are gone, and no Rust reference to its bytes exists in that time. Its bytes may fault.
+    pub unsafe fn foreign(addr: usize, len: u64, writable: bool) -> Result<Backing, Error> {
+        multiple("address", addr as u64, FRAME_SIZE)?;
+        let end = usize::try_from(frames_of("size", len)?).ok().and_then(|len| addr.checked_add(len));
+        end.ok_or(Error::Sys(pageless_sys::Error::TooLarge { call: "register", value: len }))?;
+        let backing = Backing::new(MemKind::Foreign, "foreign", len, Store::Foreign(addr));
+        Ok(Backing { writable, ..backing })
+    }
+}
+
+/// A devdax device has no size of its own: sysfs tells (`/sys/dev/char/M:N/size`).
+#[cfg(feature = "pmem-io")]
+fn devdax_size(path: &Path) -> Result<u64, Error> {
+    use std::os::unix::fs::MetadataExt;
+    let at = |error: std::io::Error| Error::Path {
+        path: path.to_owned(),
+        source: pageless_sys::Error::Call { call: "read(sysfs size)", errno: Errno::from_io(&error) },
+    };
+    let device = std::fs::metadata(path).map_err(at)?.rdev();
+    let (major, minor) = ((device >> 8) & 0xfff, (device & 0xff) | ((device >> 12) & 0xfff00));
+    let text = std::fs::read_to_string(format!("/sys/dev/char/{major}:{minor}/size")).map_err(at)?;
+    frames_of("devdax size", text.trim().parse().unwrap_or(0))
+}
+
+/// Takes the lock that qemu's tools look for, or says who has it.
+fn lock_file(file: &File, path: &Path, read_only: bool) -> Result<(), Error> {
+    let lock = if read_only { Lock::Shared } else { Lock::Exclusive };
+    lock::lock_whole(file.as_fd(), lock).map_err(|source| match source.errno() {
+        Errno::EAGAIN | Errno::EACCES => {
+            let pid = file.identity().ok().and_then(lock::holder);
+            Error::Locked { path: path.to_owned(), pid }
+        }
+        _ => Error::Path { path: path.to_owned(), source },
+    })
+}
+
+fn frames_of(what: &'static str, len: u64) -> Result<u64, Error> {
+    multiple(what, len, FRAME_SIZE)
+}
+
+fn multiple(what: &'static str, value: u64, align: u64) -> Result<u64, Error> {
+    match value {
+        0 if what != "address" => Err(Error::Empty),
+        _ if !value.is_multiple_of(align) => Err(Error::Misaligned { what, value, align }),
+        _ => Ok(value),
+    }
+}
+
+fn size(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut unit = 0;
+    let mut value = bytes;
+    while unit + 1 < UNITS.len() && value >= 1024 && value.is_multiple_of(1024) {
+        value /= 1024;
+        unit += 1;
+    }
+    format!("{value} {}", UNITS[unit])
+}

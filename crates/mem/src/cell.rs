@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+#![allow(unsafe_code, reason = "calls the assembly routines for single words")]
+//! Words of shared memory: rings, records, logs and doorbells are written on these in safe code.
+//!
+//! Each access is one instruction of the word's width, so it is what a device register wants and atomic towards every
+//! other CPU and process. x86-64 orders loads as acquire and stores as release; `fetch_or` is a full barrier.
+
+use std::arch::global_asm;
+use std::marker::PhantomData;
+
+use pageless_sys::fault::FaultRange;
+
+use crate::error::Fault;
+use crate::region::Inner;
+use crate::{Access, fault};
+
+/// An aligned word in a window.
+///
+/// # Invariants
+/// The word lies in a window (see [`mod@crate::copy`]) and is aligned to its size.
+#[derive(Debug)]
+pub struct Cell<'k, T> {
+    addr: usize,
+    access: Access,
+    region: &'k Inner,
+    offset: u64,
+    word: PhantomData<*const T>,
+}
+
+/// A word that is read or written.
+#[repr(C)]
+#[derive(Copy, Clone)]
+struct Outcome {
+    value: u64,
+    faulted: u64,
+}
+
+macro_rules! routines {
+    ($($load:literal $store:literal $or:literal : $load_insn:literal, $store_insn:literal, $or_insn:literal;)*) => {
+        global_asm!(
+            ".pushsection .text.pageless_mem_cell,\"ax\",@progbits",
+            $(
+                ".p2align 4",
+                concat!(".globl ", $load), concat!(".hidden ", $load), concat!($load, ":"),
+                "    xor edx, edx",
+                concat!($load, "_at:"),
+                concat!("    ", $load_insn),
+                concat!($load, "_past:"),
+                "    ret",
+                ".p2align 4",
+                concat!(".globl ", $store), concat!(".hidden ", $store), concat!($store, ":"),
+                "    xor edx, edx",
+                concat!($store, "_at:"),
+                concat!("    ", $store_insn),
+                concat!($store, "_past:"),
+                "    ret",
+                ".p2align 4",
+                concat!(".globl ", $or), concat!(".hidden ", $or), concat!($or, ":"),
+                "    xor edx, edx",
+                // x86 has no fetch-or: exchange until nobody came between
+                concat!($or, "_at:"),
+                concat!("    ", $load_insn),
+                "2:  mov rcx, rax",
+                "    or rcx, rsi",
+                concat!("    ", $or_insn),
+                "    jnz 2b",
+                concat!($or, "_past:"),
+                "    ret",
+            )*
+            "pageless_mem_cell_landing:",
+            "    mov edx, 1",
+            "    ret",
+            ".popsection",
+        );
+    };
+}
+
+routines! {
+    "pageless_mem_load16" "pageless_mem_store16" "pageless_mem_or16":
+        "movzx eax, word ptr [rdi]", "mov word ptr [rdi], si", "lock cmpxchg word ptr [rdi], cx";
+    "pageless_mem_load32" "pageless_mem_store32" "pageless_mem_or32":
+        "mov eax, dword ptr [rdi]", "mov dword ptr [rdi], esi", "lock cmpxchg dword ptr [rdi], ecx";
+    "pageless_mem_load64" "pageless_mem_store64" "pageless_mem_or64":
+        "mov rax, qword ptr [rdi]", "mov qword ptr [rdi], rsi", "lock cmpxchg qword ptr [rdi], rcx";
+}
+
+mod sealed {
+    /// The routines of one width.
+    pub trait Routines: Copy {
+        fn load(addr: usize) -> (Self, bool);
+        fn store(addr: usize, value: Self) -> bool;
+        fn fetch_or(addr: usize, value: Self) -> (Self, bool);
+    }
+}
+
+/// A width that a [`Cell`] can have: `u16`, `u32`, `u64`.
+pub trait Word: sealed::Routines {}
+
+unsafe extern "C" {
+    static pageless_mem_cell_landing: u8;
+}
+
+macro_rules! width {
+    ($($word:ident $load:ident $load_at:ident $load_past:ident $store:ident $store_at:ident $store_past:ident $or:ident $or_at:ident $or_past:ident)*) => {
+        unsafe extern "C" {
+            $(
+                fn $load(addr: usize) -> Outcome;
+                fn $store(addr: usize, value: u64) -> Outcome;
+                fn $or(addr: usize, value: u64) -> Outcome;
+                static $load_at: u8; static $load_past: u8;
+                static $store_at: u8; static $store_past: u8;
+                static $or_at: u8; static $or_past: u8;
+            )*
+        }
+
+        /// Where these routines may fault.
+        pub(crate) static FAULT_RANGES: &[FaultRange] = &[$(
+            FaultRange { start: &raw const $load_at, end: &raw const $load_past, landing: &raw const pageless_mem_cell_landing },
+            FaultRange { start: &raw const $store_at, end: &raw const $store_past, landing: &raw const pageless_mem_cell_landing },
+            FaultRange { start: &raw const $or_at, end: &raw const $or_past, landing: &raw const pageless_mem_cell_landing },
+        )*];
+
+        $(
+            impl sealed::Routines for $word {
+                #[inline]
+                fn load(addr: usize) -> ($word, bool) {
+                    // SAFETY: by the cell's invariant.
+                    let outcome = unsafe { $load(addr) };
+                    (narrow(outcome.value), outcome.faulted != 0)
+                }
+
+                #[inline]
+                fn store(addr: usize, value: $word) -> bool {
+                    // SAFETY: by the cell's invariant.
+                    unsafe { $store(addr, u64::from(value)) }.faulted != 0
+                }
+
+                #[inline]
+                fn fetch_or(addr: usize, value: $word) -> ($word, bool) {
+                    // SAFETY: by the cell's invariant.
+                    let outcome = unsafe { $or(addr, u64::from(value)) };
+                    (narrow(outcome.value), outcome.faulted != 0)
+                }
+            }
+
+            impl Word for $word {}
+        )*
+    };
+}
+
+/// The routines leave the word zero-extended.
+#[inline]
+fn narrow<T: TryFrom<u64> + Default>(value: u64) -> T {
+    T::try_from(value).unwrap_or_default()
+}
+
+width! {
+    u16 pageless_mem_load16 pageless_mem_load16_at pageless_mem_load16_past
+        pageless_mem_store16 pageless_mem_store16_at pageless_mem_store16_past
+        pageless_mem_or16 pageless_mem_or16_at pageless_mem_or16_past
+    u32 pageless_mem_load32 pageless_mem_load32_at pageless_mem_load32_past
+        pageless_mem_store32 pageless_mem_store32_at pageless_mem_store32_past
+        pageless_mem_or32 pageless_mem_or32_at pageless_mem_or32_past
+    u64 pageless_mem_load64 pageless_mem_load64_at pageless_mem_load64_past
+        pageless_mem_store64 pageless_mem_store64_at pageless_mem_store64_past
+        pageless_mem_or64 pageless_mem_or64_at pageless_mem_or64_past
+}
+
+impl<'k, T: Word> Cell<'k, T> {
+    #[inline]
+    pub(crate) fn new(addr: usize, access: Access, region: &'k Inner, offset: u64) -> Cell<'k, T> {
+        Cell { addr, access, region, offset, word: PhantomData }
+    }
+
+    /// Reads the word (acquire).
+    #[inline]
+    pub fn load(&self) -> Result<T, Fault> {
+        match T::load(self.addr) {
+            (value, false) => Ok(value),
+            (_, true) => Err(self.media()),
+        }
+    }
+
+    /// Writes the word (release).
+    #[inline]
+    pub fn store(&self, value: T) -> Result<(), Fault> {
+        self.writable()?;
+        if T::store(self.addr, value) {
+            fault::fill_hole(self.region, self.offset)?;
+            if T::store(self.addr, value) {
+                return Err(self.media());
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets bits and returns what was there before (full barrier).
+    #[inline]
+    pub fn fetch_or(&self, bits: T) -> Result<T, Fault> {
+        self.writable()?;
+        let (mut before, mut faulted) = T::fetch_or(self.addr, bits);
+        if faulted {
+            fault::fill_hole(self.region, self.offset)?;
+            (before, faulted) = T::fetch_or(self.addr, bits);
+        }
+        if faulted { Err(self.media()) } else { Ok(before) }
+    }
+
+    fn writable(&self) -> Result<(), Fault> {
+        if self.access == Access::Write { Ok(()) } else { Err(Fault::ReadOnly) }
+    }
+
+    #[cold]
+    fn media(&self) -> Fault {
+        self.region.note_bad(self.offset);
+        Fault::Media
+    }
+}

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+use crate::persist::Durability;
+use crate::{Access, Backing, FRAME_SIZE, Fault, FileOptions, MemKind, Memory, Region};
+
+fn memory(backing: Backing) -> (Memory, Region) {
+    let memory = Memory::new().unwrap();
+    let region = memory.register(backing).unwrap();
+    (memory, region)
+}
+
+fn pattern(len: usize, seed: usize) -> Vec<u8> {
+    (0..len).map(|i| u8::try_from((i * 131 + seed * 7 + (i >> 8)) % 251).unwrap()).collect()
+}
+
+/// A file region of one readable frame followed by frames past the end of the file, which fault.
+fn cliff() -> (Memory, Region, std::path::PathBuf) {
+    let path =
+        std::env::temp_dir().join(format!("pageless-cliff-{}-{:?}", std::process::id(), std::thread::current().id()));
+    let options = FileOptions { size: Some(4 * FRAME_SIZE), create: true, read_only: false };
+    let (memory, region) = memory(Backing::file(&path, options).unwrap());
+    std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(FRAME_SIZE).unwrap();
+    (memory, region, path)
+}
+
+#[test]
+fn every_offset_and_length_at_the_edge_of_mapped_memory_moves_exactly_what_is_there() {
+    let (memory, region, path) = cliff();
+    let (_keep, plain) = self::memory(Backing::anon(1 << 16).unwrap());
+    let other = {
+        let backing = Backing::anon(1 << 16).unwrap();
+        memory.register(backing).unwrap()
+    };
+    drop(plain);
+    let edge = FRAME_SIZE;
+    let mut reader = memory.reader();
+    let data = pattern(4096, 3);
+    {
+        let online = reader.online();
+        let window = online.kmap(region.range(0, FRAME_SIZE).unwrap(), Access::Write).unwrap();
+        window.writer().write(&data).unwrap();
+    }
+    for streaming in [false, true] {
+        for before in (0..=80).chain([127, 128, 129, 511, 512, 513, 575, 576, 1000, 2048, 4095, 4096]) {
+            for past in [1u64, 2, 63, 64, 65, 600, 4096] {
+                let start = edge - before;
+                let online = reader.online();
+                let source = online.kmap(region.range(start, before + past).unwrap(), Access::Read).unwrap();
+                for shift in [0u64, 1, 63] {
+                    let target = online.kmap(other.range(shift, before + past).unwrap(), Access::Write).unwrap();
+                    let writer = target.writer();
+                    let mut writer = if streaming { writer.streaming() } else { writer };
+                    let error = super::copy(&mut source.reader(), &mut writer).unwrap_err();
+                    assert_eq!((error.moved as u64, error.fault), (before, Fault::Media), "{before}+{past} >> {shift}");
+                    let mut got = vec![0; before as usize];
+                    target.reader().read(&mut got).unwrap();
+                    assert_eq!(got, &data[start as usize..], "{before}+{past} >> {shift}");
+                }
+            }
+        }
+    }
+    assert_eq!(region.bad_ranges(), [(edge, FRAME_SIZE)]);
+    std::fs::remove_file(path).unwrap();
+}
+
+#[test]
+fn stores_past_the_end_stop_at_the_very_byte_and_change_no_size() {
+    let (memory, region, path) = cliff();
+    let other = memory.register(Backing::anon(1 << 16).unwrap()).unwrap();
+    let mut reader = memory.reader();
+    for streaming in [false, true] {
+        for before in [0u64, 1, 7, 63, 64, 65, 512, 600, 2049, 4096] {
+            for past in [1u64, 64, 700] {
+                let online = reader.online();
+                let source = online.kmap(other.range(5, before + past).unwrap(), Access::Read).unwrap();
+                let target =
+                    online.kmap(region.range(FRAME_SIZE - before, before + past).unwrap(), Access::Write).unwrap();
+                let writer = target.writer();
+                let mut writer = if streaming { writer.streaming() } else { writer };
+                let error = super::copy(&mut source.reader(), &mut writer).unwrap_err();
+                assert_eq!((error.moved as u64, error.fault), (before, Fault::Media));
+                let error = target.writer().zero((before + past) as usize).unwrap_err();
+                assert_eq!((error.moved as u64, error.fault), (before, Fault::Media));
+            }
+        }
+    }
+    assert_eq!(std::fs::metadata(&path).unwrap().len(), FRAME_SIZE);
+    std::fs::remove_file(path).unwrap();
+}
+
+#[test]
+fn copies_equal_a_slice_copy_at_every_alignment() {
+    let (memory, a) = memory(Backing::anon(1 << 16).unwrap());
+    let b = memory.register(Backing::memfd(1 << 16).unwrap()).unwrap();
+    let mut reader = memory.reader();
+    for streaming in [false, true] {
+        for (from, to) in [(0u64, 0u64), (1, 0), (0, 1), (13, 51), (63, 64), (64, 63)] {
+            for len in (1u64..=130).chain([511, 512, 513, 700, 4095, 4096, 4097, 20000]) {
+                let data = pattern(len as usize, len as usize);
+                let online = reader.online();
+                let source = online.kmap(a.range(from, len).unwrap(), Access::Write).unwrap();
+                source.writer().write(&data).unwrap();
+                let target = online.kmap(b.range(to, len + 1).unwrap(), Access::Write).unwrap();
+                target.writer().zero(len as usize + 1).unwrap();
+                let writer = target.writer();
+                let mut writer = if streaming { writer.streaming() } else { writer };
+                assert_eq!(super::copy(&mut source.reader(), &mut writer), Ok(len as usize));
+                assert_eq!(writer.remaining(), 1);
+                let mut got = vec![0xff; len as usize + 1];
+                target.reader().read(&mut got).unwrap();
+                assert_eq!((&got[..len as usize], got[len as usize]), (&data[..], 0), "{from}->{to} {len}");
+            }
+        }
+    }
+}
+
+#[test]
+fn write_back_reaches_every_line_and_survives_a_fault() {
+    let (_memory, region, path) = cliff();
+    let addr = region.inner().addr();
+    assert_eq!(super::write_back(addr, 4096), Ok(()));
+    assert_eq!(super::write_back(addr + 4095, 1), Ok(()));
+    assert_eq!(super::write_back(addr + 4000, 200), Err(()));
+    assert_eq!((region.kind(), region.durability()), (MemKind::File, Durability::Msync));
+    std::fs::remove_file(path).unwrap();
+}

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Bounded cursors over a window: the only way to name region bytes for a copy.
+
+use std::marker::PhantomData;
+
+use crate::copy;
+use crate::error::{CopyError, Fault};
+use crate::fault;
+use crate::region::Inner;
+
+/// Where a cursor is in its region; nowhere for private memory.
+type Place<'k> = Option<(&'k Inner, u64)>;
+
+/// Reads forward through a window.
+///
+/// # Invariants
+/// `addr..addr + left` lies in a window (see [`mod@crate::copy`]) or in private memory borrowed for `'k`.
+#[derive(Debug)]
+pub struct MemReader<'k> {
+    pub(crate) addr: usize,
+    left: usize,
+    place: Place<'k>,
+    not_send: PhantomData<*const u8>,
+}
+
+/// Writes forward through a window.
+///
+/// # Invariants
+/// As [`MemReader`]; private memory is borrowed mutably.
+#[derive(Debug)]
+pub struct MemWriter<'k> {
+    pub(crate) addr: usize,
+    left: usize,
+    place: Place<'k>,
+    pub(crate) streaming: bool,
+    pub(crate) write_back: bool,
+    not_send: PhantomData<*const u8>,
+}
+
+impl<'k> MemReader<'k> {
+    #[inline]
+    pub(crate) fn new(addr: usize, len: usize, region: &'k Inner, offset: u64) -> MemReader<'k> {
+        MemReader { addr, left: len, place: Some((region, offset)), not_send: PhantomData }
+    }
+
+    fn private(buf: &'k [u8]) -> MemReader<'k> {
+        MemReader { addr: buf.as_ptr() as usize, left: buf.len(), place: None, not_send: PhantomData }
+    }
+
+    /// Bytes left.
+    #[inline]
+    pub fn remaining(&self) -> usize {
+        self.left
+    }
+
+    /// Steps over up to `n` bytes.
+    #[inline]
+    pub fn skip(&mut self, n: usize) {
+        let n = n.min(self.left);
+        self.addr += n;
+        self.left -= n;
+        if let Some((_, offset)) = &mut self.place {
+            *offset += n as u64;
+        }
+    }
+
+    /// Fills private memory from the window. Fails with what was moved when the window is shorter or faults.
+    pub fn read(&mut self, buf: &mut [u8]) -> Result<(), CopyError> {
+        let wanted = buf.len();
+        let mut to = MemWriter {
+            addr: buf.as_mut_ptr() as usize,
+            left: wanted,
+            place: None,
+            streaming: false,
+            write_back: false,
+            not_send: PhantomData,
+        };
+        let moved = copy::copy(self, &mut to)?;
+        if moved == wanted { Ok(()) } else { Err(CopyError { moved, fault: Fault::Gone }) }
+    }
+
+    /// A load faulted `ahead` bytes on.
+    #[cold]
+    pub(crate) fn load_fault(&self, ahead: usize) -> Fault {
+        if let Some((region, offset)) = self.place {
+            region.note_bad(offset + ahead as u64);
+        }
+        Fault::Media
+    }
+}
+
+impl<'k> MemWriter<'k> {
+    #[inline]
+    pub(crate) fn new(addr: usize, len: usize, region: &'k Inner, offset: u64) -> MemWriter<'k> {
+        let durability = region.backing.durability();
+        MemWriter {
+            addr,
+            left: len,
+            place: Some((region, offset)),
+            streaming: durability.prefers_nontemporal(),
+            write_back: durability == crate::persist::Durability::Clwb,
+            not_send: PhantomData,
+        }
+    }
+
+    /// Bypasses the caches in large copies: for memory that nobody reads soon, such as a disk.
+    #[must_use]
+    #[inline]
+    pub fn streaming(self) -> MemWriter<'k> {
+        MemWriter { streaming: true, ..self }
+    }
+
+    /// Bytes left.
+    #[inline]
+    pub fn remaining(&self) -> usize {
+        self.left
+    }
+
+    /// Steps over up to `n` bytes.
+    #[inline]
+    pub fn skip(&mut self, n: usize) {
+        let n = n.min(self.left);
+        self.addr += n;
+        self.left -= n;
+        if let Some((_, offset)) = &mut self.place {
+            *offset += n as u64;
+        }
+    }
+
+    /// Stores private memory into the window. Fails with what was moved when the window is shorter or faults.
+    pub fn write(&mut self, buf: &[u8]) -> Result<(), CopyError> {
+        let moved = copy::copy(&mut MemReader::private(buf), self)?;
+        if moved == buf.len() { Ok(()) } else { Err(CopyError { moved, fault: Fault::Gone }) }
+    }
+
+    /// Stores `n` zeroes. Fails with what was stored when the window is shorter or faults.
+    pub fn zero(&mut self, n: usize) -> Result<(), CopyError> {
+        let moved = copy::zero(self, n)?;
+        if moved == n { Ok(()) } else { Err(CopyError { moved, fault: Fault::Gone }) }
+    }
+
+    /// A store faulted `ahead` bytes on: fills the hole there, if the file behind can.
+    #[cold]
+    pub(crate) fn fill_hole(&self, ahead: usize) -> Result<(), Fault> {
+        let (region, offset) = self.place.ok_or(Fault::Media)?;
+        fault::fill_hole(region, offset + ahead as u64)
+    }
+
+    /// The medium does not take what is stored here.
+    #[cold]
+    pub(crate) fn media_fault(&self) -> CopyError {
+        if let Some((region, offset)) = self.place {
+            region.note_bad(offset);
+        }
+        CopyError { moved: 0, fault: Fault::Media }
+    }
+}

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+use std::path::PathBuf;
+
+use pageless_sys::Errno;
+
+/// Why memory could not be made, registered or used by the kernel.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The kernel refused.
+    #[error(transparent)]
+    Sys(#[from] pageless_sys::Error),
+    /// The kernel refused something about a named file.
+    #[error("{path}: {source}", path = path.display())]
+    Path {
+        /// The file.
+        path: PathBuf,
+        /// Call and errno.
+        source: pageless_sys::Error,
+    },
+    /// A region of no bytes.
+    #[error("a region of 0 bytes cannot be registered")]
+    Empty,
+    /// A size or address that is no multiple of what the memory is made of.
+    #[error("{what} {value:#x} is no multiple of {align}")]
+    Misaligned {
+        /// Which number.
+        what: &'static str,
+        /// The number.
+        value: u64,
+        /// What it must be a multiple of.
+        align: u64,
+    },
+    /// The addresses are registered already.
+    #[error("addresses {addr:#x}..{end:#x} overlap the region at {other:#x}..{other_end:#x}")]
+    Overlap {
+        /// First address asked for.
+        addr: usize,
+        /// Past the last.
+        end: usize,
+        /// First address of the region that is there.
+        other: usize,
+        /// Past its last.
+        other_end: usize,
+    },
+    /// More frames than the frame space has left.
+    #[error("{frames} frames asked for, {left} are left in the frame space")]
+    FrameSpace {
+        /// Frames asked for.
+        frames: u64,
+        /// Frames left.
+        left: u64,
+    },
+    /// The file is smaller than asked.
+    #[error("{path} holds {actual} bytes, {wanted} were asked for", path = path.display())]
+    TooSmall {
+        /// The file.
+        path: PathBuf,
+        /// Its size.
+        actual: u64,
+        /// What was asked.
+        wanted: u64,
+    },
+    /// The path names something that cannot be mapped.
+    #[error("{path} is no regular file", path = path.display())]
+    NotAFile {
+        /// The path.
+        path: PathBuf,
+    },
+    /// Somebody else has the file open for writing (or, for a writer, at all).
+    #[error("{path} is in use{by}", path = path.display(), by = holder(*pid))]
+    Locked {
+        /// The file.
+        path: PathBuf,
+        /// The holder, where it could be found.
+        pid: Option<u32>,
+    },
+    /// No room for the file at its creation.
+    #[error("{path}: {wanted} bytes asked for, the file system has {free} free", path = path.display())]
+    NoSpace {
+        /// The file.
+        path: PathBuf,
+        /// Bytes asked for.
+        wanted: u64,
+        /// Bytes free.
+        free: u64,
+    },
+    /// Locked memory beyond the limit.
+    #[error("{wanted} bytes of locked memory needed, RLIMIT_MEMLOCK is {limit}")]
+    LockedMemory {
+        /// Bytes needed.
+        wanted: u64,
+        /// The soft limit.
+        limit: u64,
+    },
+}
+
+fn holder(pid: Option<u32>) -> String {
+    pid.map_or_else(String::new, |pid| format!(" by process {pid}"))
+}
+
+impl Error {
+    /// The kernel's reason, where there was one.
+    pub fn errno(&self) -> Option<Errno> {
+        match self {
+            Error::Sys(source) | Error::Path { source, .. } => Some(source.errno()),
+            Error::NoSpace { .. } => Some(Errno::ENOSPC),
+            Error::Locked { .. } => Some(Errno::EAGAIN),
+            Error::LockedMemory { .. } => Some(Errno::ENOMEM),
+            _ => None,
+        }
+    }
+}
+
+/// Why bytes of a region could not be moved. Travels on the data path.
+#[derive(Debug, Copy, Clone, PartialEq, Eq)]
+pub enum Fault {
+    /// The frames are in no region (any more).
+    Gone,
+    /// The region may not be written.
+    ReadOnly,
+    /// The memory could not be read or written: poison, a truncated file, a trapping BAR.
+    Media,
+    /// A hole of a file could not be filled.
+    NoSpace,
+}
+
+impl Fault {
+    /// What a failed `fsync` or `fallocate` of the medium means.
+    pub(crate) fn from_medium(errno: Errno) -> Fault {
+        match errno {
+            Errno::ENOSPC | Errno::EDQUOT => Fault::NoSpace,
+            Errno::EROFS | Errno::EPERM => Fault::ReadOnly,
+            _ => Fault::Media,
+        }
+    }
+}
+
+/// A copy that stopped.
+#[derive(Debug, Copy, Clone, PartialEq, Eq)]
+pub struct CopyError {
+    /// Bytes that were moved before the fault: exact.
+    pub moved: usize,
+    /// Why it stopped.
+    pub fault: Fault,
+}

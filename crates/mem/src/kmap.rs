@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A short CPU window on frames.
+
+use std::marker::PhantomData;
+
+use crate::Access;
+use crate::cell::Cell;
+use crate::cursor::{MemReader, MemWriter};
+use crate::table::Resolved;
+
+/// A window, for as long as the online section it was opened in. It yields cursors and cells, never a pointer.
+#[derive(Debug)]
+pub struct Kmap<'o> {
+    at: Resolved<'o>,
+    access: Access,
+    not_send: PhantomData<*const u8>,
+}
+
+impl<'o> Kmap<'o> {
+    #[inline]
+    pub(crate) fn new(at: Resolved<'o>, access: Access) -> Kmap<'o> {
+        Kmap { at, access, not_send: PhantomData }
+    }
+
+    /// Bytes.
+    #[expect(clippy::len_without_is_empty, reason = "a window is never empty")]
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.at.len
+    }
+
+    /// Asks the CPU for the first lines, so that a copy that starts soon need not wait for them. Never faults.
+    #[inline]
+    #[expect(unsafe_code, reason = "the prefetch intrinsic takes a pointer")]
+    pub fn prefetch(&self) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        for line in 0..4 {
+            let address = self.at.addr.wrapping_add(64 * line) as *const i8;
+            // SAFETY: a prefetch never faults and dereferences nothing.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(address) };
+        }
+    }
+
+    /// A cursor that reads the window from its start.
+    #[inline]
+    pub fn reader(&self) -> MemReader<'_> {
+        MemReader::new(self.at.addr, self.at.len, self.at.region, self.at.offset)
+    }
+
+    /// A cursor that writes the window from its start.
+    ///
+    /// # Panics
+    /// When the window was opened for reading.
+    #[inline]
+    pub fn writer(&self) -> MemWriter<'_> {
+        assert!(self.access == Access::Write, "the window was opened for reading");
+        MemWriter::new(self.at.addr, self.at.len, self.at.region, self.at.offset)
+    }
+
+    /// The aligned word of `T` (`u16`, `u32`, `u64`) at byte `offset`; `None` outside the window or misaligned.
+    #[inline]
+    pub fn cell<T: crate::cell::Word>(&self, offset: usize) -> Option<Cell<'_, T>> {
+        let end = offset.checked_add(size_of::<T>()).filter(|end| *end <= self.at.len)?;
+        let addr = self.at.addr + offset;
+        (addr.is_multiple_of(size_of::<T>()) && end > 0)
+            .then(|| Cell::new(addr, self.access, self.at.region, self.at.offset + offset as u64))
+    }
+}

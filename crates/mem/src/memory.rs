@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The process's frame space: where regions are registered and who reads the table.
+
+use std::cell::Cell;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::backing::Backing;
+use crate::pfn::{FRAME_SIZE, FrameRange, PhysRange};
+use crate::pin::{self, Inflight};
+use crate::region::{Inner, Pinned, Region};
+use crate::sync::{self, Published};
+use crate::table::RegionTable;
+use crate::{Access, Error, Fault, Kmap, fault};
+
+/// Publishes tables, one change at a time.
+#[derive(Debug)]
+pub(crate) struct Publisher {
+    published: Arc<Published<RegionTable>>,
+    /// The newest table, under the lock that serialises changes.
+    newest: Mutex<Arc<RegionTable>>,
+}
+
+impl Publisher {
+    fn change<E>(&self, next: impl FnOnce(&RegionTable) -> Result<RegionTable, E>) -> Result<(), E> {
+        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        let table = Arc::new(next(&newest)?);
+        *newest = Arc::clone(&table);
+        self.published.publish(table);
+        Ok(())
+    }
+
+    pub(crate) fn remove(&self, region: &Arc<Inner>) {
+        let Ok(()) = self.change(|table| Ok::<_, std::convert::Infallible>(table.without(region)));
+    }
+
+    pub(crate) fn reader(&self) -> Reader {
+        Reader { reader: self.published.reader(), hints: [0; 2] }
+    }
+}
+
+/// The frame space of this process: register memory here, read it through a [`Reader`].
+#[derive(Debug, Clone)]
+pub struct Memory(Arc<Publisher>);
+
+impl Memory {
+    /// An empty frame space. Installs fault containment for the process (see [`crate::fault`]).
+    pub fn new() -> Result<Memory, Error> {
+        fault::install()?;
+        let table = Arc::new(RegionTable::default());
+        let published = Arc::new(Published::new(Arc::clone(&table)));
+        Ok(Memory(Arc::new(Publisher { published, newest: Mutex::new(table) })))
+    }
+
+    /// Gives the memory frames and puts it in the table: a table insert, whatever the size.
+    pub fn register(&self, backing: Backing) -> Result<Region, Error> {
+        let frames = FrameRange::take(backing.len() / FRAME_SIZE)?;
+        let inner = Arc::new(Inner::new(frames, backing));
+        self.0.change(|table| table.with(Arc::clone(&inner)))?;
+        Ok(Region::new(inner, Arc::clone(&self.0)))
+    }
+
+    /// A reader, for one thread.
+    pub fn reader(&self) -> Reader {
+        self.0.reader()
+    }
+
+    /// Regions registered now.
+    pub fn regions(&self) -> usize {
+        self.0.newest.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+}
+
+/// One thread's way to the table.
+#[derive(Debug)]
+pub struct Reader {
+    reader: sync::Reader<RegionTable>,
+    /// The entries of the last read and the last write: a transfer alternates between two regions.
+    hints: [u32; 2],
+}
+
+impl Reader {
+    /// Goes online: windows on regions can be opened until the section is dropped. Never sleep inside; a revocation
+    /// waits for it.
+    #[inline]
+    pub fn online(&mut self) -> Online<'_> {
+        Online { table: self.reader.online(), hints: self.hints.map(Cell::new), kept: &mut self.hints }
+    }
+}
+
+/// A section in which the table stands still.
+#[derive(Debug)]
+pub struct Online<'r> {
+    table: sync::Guard<'r, RegionTable>,
+    hints: [Cell<u32>; 2],
+    kept: &'r mut [u32; 2],
+}
+
+impl Online<'_> {
+    /// A CPU window on the bytes.
+    #[inline]
+    pub fn kmap(&self, range: PhysRange, access: Access) -> Result<Kmap<'_>, Fault> {
+        Ok(Kmap::new(self.resolve(range, access)?, access))
+    }
+
+    /// Takes the bytes out for the kernel or a device: they are in flight until the returned owner is dropped.
+    pub fn pin(&self, ranges: &[PhysRange], access: Access) -> Result<Inflight, Fault> {
+        pin::pin(self, ranges, access)
+    }
+
+    /// Where these addresses of the process lie in the frame space, if in one region.
+    pub fn resolve_addr(&self, addr: usize, len: usize) -> Option<PhysRange> {
+        self.table.resolve_addr(addr, len)
+    }
+
+    /// What is known of short pins of the region of this range.
+    pub fn short_pin(&self, range: PhysRange) -> Result<Pinned, Fault> {
+        Ok(self.resolve(range, Access::Read)?.region.short_pin())
+    }
+
+    /// Remembers for the region of this range what an I/O found out about short pins.
+    pub fn set_short_pin(&self, range: PhysRange, verdict: Pinned) {
+        if let Ok(found) = self.resolve(range, Access::Read) {
+            found.region.set_short_pin(verdict);
+        }
+    }
+
+    /// The kernel answered `EFAULT` for bytes that it takes otherwise: fills what holes can be filled and says what
+    /// the bytes are. `Ok` means that it is worth trying again, once.
+    pub fn after_efault(&self, ranges: &[PhysRange], access: Access) -> Result<(), Fault> {
+        for range in ranges {
+            fault::touch(self.resolve(*range, access)?, access)?;
+        }
+        Ok(())
+    }
+
+    #[inline]
+    pub(crate) fn resolve(&self, range: PhysRange, access: Access) -> Result<crate::table::Resolved<'_>, Fault> {
+        let kept = &self.hints[usize::from(access == Access::Write)];
+        let mut hint = kept.get();
+        let found = self.table.resolve(range, access, &mut hint);
+        kept.set(hint);
+        found
+    }
+}
+
+impl Drop for Online<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        *self.kept = [self.hints[0].get(), self.hints[1].get()];
+    }
+}
+
+#[cfg(all(test, feature = "pmem-io"))]
+#[expect(unsafe_code, reason = "registers addresses, which the tests keep mapped")]
+mod tests {
+    use super::*;
+
+    fn foreign(addr: usize, len: u64) -> Result<Backing, Error> {
+        // SAFETY: the tests register addresses of regions that outlive them, or none that is ever touched.
+        unsafe { Backing::foreign(addr, len, true) }
+    }
+
+    #[test]
+    fn addresses_are_registered_once_and_found_by_address() {
+        let memory = Memory::new().unwrap();
+        let region = memory.register(Backing::anon(4 * FRAME_SIZE).unwrap()).unwrap();
+        let addr = region.inner().addr();
+        for (start, frames) in [(addr, 1), (addr + 3 * 4096, 1), (addr - 4096, 2), (addr - 4096, 6)] {
+            let overlapping = memory.register(foreign(start, frames * FRAME_SIZE).unwrap());
+            assert!(matches!(overlapping, Err(Error::Overlap { other, .. }) if other == addr), "{overlapping:?}");
+        }
+        assert!(matches!(foreign(addr + 1, FRAME_SIZE), Err(Error::Misaligned { what: "address", .. })));
+        assert!(matches!(foreign(addr, 0), Err(Error::Empty)));
+        assert!(foreign(usize::MAX - 4095, 2 * FRAME_SIZE).is_err(), "wraps");
+        let mut reader = memory.reader();
+        let online = reader.online();
+        let found = online.resolve_addr(addr + 5000, 3000).unwrap();
+        assert_eq!(Some(found), region.range(5000, 3000));
+        assert_eq!(online.resolve_addr(addr - 1, 2), None);
+        assert_eq!(online.resolve_addr(addr + 4 * 4096 - 1, 2), None);
+        assert_eq!(online.resolve_addr(addr, 0), None);
+        assert_eq!(online.resolve_addr(usize::MAX, usize::MAX), None);
+    }
+}

@@ -1,0 +1,312 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A region: a contiguous run of frames that came into being together. The only metadata there is (I1).
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use pageless_sys::Errno;
+use pageless_sys::file::FallocMode;
+
+use crate::backing::{Backing, Store};
+use crate::extents::Extents;
+use crate::memory::Publisher;
+use crate::persist::{Durability, FlushErrors, Flusher};
+use crate::pfn::{FRAME_SIZE, FrameRange, PhysRange};
+use crate::{Access, Fault};
+
+/// What the memory is. Its owner's business is what it is used for.
+#[derive(Debug, Copy, Clone, PartialEq, Eq, Hash)]
+pub enum MemKind {
+    /// Anonymous memory, memfd, hugetlb: pages, no name.
+    Anon,
+    /// A mapped file whose pages are the page cache.
+    File,
+    /// Persistent memory mapped without a page cache: fsdax with `MAP_SYNC`, devdax.
+    #[cfg(feature = "pmem-io")]
+    Dax,
+    /// Secret memory: has pages that the kernel refuses to pin.
+    #[cfg(feature = "pmem-io")]
+    Secret,
+    /// A dma-buf.
+    #[cfg(feature = "pmem-io")]
+    DmaBuf,
+    /// A PCI BAR.
+    #[cfg(feature = "pmem-io")]
+    Bar,
+    /// Addresses mapped by somebody else in this process.
+    #[cfg(feature = "pmem-io")]
+    Foreign,
+}
+
+/// Whether the kernel pins these pages for a short time (`O_DIRECT`). Found by trying, when an I/O first needs it.
+#[derive(Debug, Copy, Clone, PartialEq, Eq)]
+pub enum Pinned {
+    /// Nobody tried.
+    Unknown,
+    /// It does.
+    Ok,
+    /// It refused.
+    Refused(Errno),
+}
+
+/// What the table and every user share. Lives until the last table, kmap or in-flight I/O that knows it is gone.
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) frames: FrameRange,
+    pub(crate) backing: Backing,
+    pub(crate) flush_errors: FlushErrors,
+    /// Frames handed to the kernel or a device and not yet reaped, counted per I/O.
+    pub(crate) in_flight: AtomicU64,
+    /// Moves whenever something is deallocated: cached extents are then void.
+    pub(crate) punches: AtomicU64,
+    short_pin: AtomicU64,
+    bad: Mutex<Vec<(u64, u64)>>,
+}
+
+/// Contained faults remembered per region, at most; more say nothing new.
+const MAX_BAD_RANGES: usize = 1024;
+
+impl Inner {
+    pub(crate) fn new(frames: FrameRange, backing: Backing) -> Inner {
+        Inner {
+            frames,
+            backing,
+            flush_errors: FlushErrors::default(),
+            in_flight: AtomicU64::new(0),
+            punches: AtomicU64::new(0),
+            short_pin: AtomicU64::new(0),
+            bad: Mutex::new(Vec::new()),
+        }
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        self.backing.len()
+    }
+
+    pub(crate) fn addr(&self) -> usize {
+        self.backing.addr()
+    }
+
+    pub(crate) fn allows(&self, access: Access) -> bool {
+        access == Access::Read || self.backing.writable()
+    }
+
+    /// 0 unknown, 1 ok, 2 + errno refused.
+    pub(crate) fn short_pin(&self) -> Pinned {
+        match self.short_pin.load(Ordering::Relaxed) {
+            0 => Pinned::Unknown,
+            1 => Pinned::Ok,
+            refused => Pinned::Refused(Errno::from_raw(i32::try_from(refused - 2).unwrap_or(i32::MAX))),
+        }
+    }
+
+    pub(crate) fn set_short_pin(&self, verdict: Pinned) {
+        let code = match verdict {
+            Pinned::Unknown => 0,
+            Pinned::Ok => 1,
+            Pinned::Refused(errno) => 2 + u64::from(errno.raw().unsigned_abs()),
+        };
+        self.short_pin.store(code, Ordering::Relaxed);
+    }
+
+    /// Remembers the frame at byte `offset` as bad.
+    pub(crate) fn note_bad(&self, offset: u64) {
+        let frame = (offset / FRAME_SIZE * FRAME_SIZE, FRAME_SIZE);
+        let mut bad = self.bad.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(at) = bad.binary_search(&frame)
+            && bad.len() < MAX_BAD_RANGES
+        {
+            bad.insert(at, frame);
+        }
+    }
+
+    /// Bytes of ours that this region costs, wherever they are.
+    fn metadata_bytes(&self) -> usize {
+        let bad = self.bad.lock().unwrap_or_else(PoisonError::into_inner).capacity() * size_of::<(u64, u64)>();
+        size_of::<Inner>() + crate::table::ENTRY_BYTES + self.backing.metadata_bytes() + bad
+    }
+}
+
+/// Unpublishes the region when the last owner is gone.
+#[derive(Debug)]
+struct Owner {
+    inner: Arc<Inner>,
+    publisher: Arc<Publisher>,
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.publisher.remove(&self.inner);
+    }
+}
+
+/// An owner's handle on a region. When the last clone is dropped the region is unpublished: later users get
+/// [`Fault::Gone`], and the mapping goes when the last window and in-flight I/O on it has ended.
+#[derive(Clone)]
+pub struct Region(Arc<Owner>);
+
+impl Region {
+    pub(crate) fn new(inner: Arc<Inner>, publisher: Arc<Publisher>) -> Region {
+        Region(Arc::new(Owner { inner, publisher }))
+    }
+
+    pub(crate) fn inner(&self) -> &Arc<Inner> {
+        &self.0.inner
+    }
+
+    /// Bytes.
+    #[expect(clippy::len_without_is_empty, reason = "a region is never empty")]
+    pub fn len(&self) -> u64 {
+        self.inner().len()
+    }
+
+    /// Its frames.
+    pub fn frames(&self) -> FrameRange {
+        self.inner().frames
+    }
+
+    /// What it is.
+    pub fn kind(&self) -> MemKind {
+        self.inner().backing.kind()
+    }
+
+    /// Whether stores are allowed.
+    pub fn writable(&self) -> bool {
+        self.inner().backing.writable()
+    }
+
+    /// Whether every frame has a page that the kernel may pin, by what it is. With the feature `pmem-io` off nothing
+    /// else can be represented and this is a constant.
+    #[inline]
+    pub fn page_backed(&self) -> bool {
+        #[cfg(not(feature = "pmem-io"))]
+        return true;
+        #[cfg(feature = "pmem-io")]
+        matches!(self.kind(), MemKind::Anon | MemKind::File)
+    }
+
+    /// `len` bytes at `offset`, or the prefix of them that one [`PhysRange`] can name. `None` outside the region.
+    pub fn range(&self, offset: u64, len: u64) -> Option<PhysRange> {
+        let end = offset.checked_add(len).filter(|end| *end <= self.len() && len > 0)?;
+        let len = u32::try_from(end - offset).unwrap_or(PhysRange::MAX_LEN).min(PhysRange::MAX_LEN);
+        Some(PhysRange::at(self.frames().start().number() * FRAME_SIZE + offset, len))
+    }
+
+    /// What makes a store to this memory durable.
+    pub fn durability(&self) -> Durability {
+        self.inner().backing.durability()
+    }
+
+    /// Makes these bytes durable. `NoSpace` and `Media` as the medium says.
+    pub fn persist(&self, offset: u64, len: u64) -> Result<(), Fault> {
+        crate::persist::persist(self.inner(), offset, len)
+    }
+
+    /// The kernel stored these bytes through the frames (a receive, a read): makes such stores equal to ours, so that a
+    /// FLUSH covers them. Costs nothing where stores need no write-back.
+    pub fn stored(&self, offset: u64, len: u64) -> Result<(), Fault> {
+        if self.durability() == Durability::Clwb { self.persist(offset, len) } else { Ok(()) }
+    }
+
+    /// One user's way to FLUSH, which remembers which failures it was told.
+    pub fn flusher(&self) -> Flusher {
+        Flusher::new(Arc::clone(self.inner()))
+    }
+
+    /// Gives back what lies in whole frames of the range, and makes all of it read as zeroes.
+    pub fn punch(&self, offset: u64, len: u64) -> Result<(), Fault> {
+        let end = self.end_of(offset, len)?;
+        let (first, last) = (offset.next_multiple_of(FRAME_SIZE).min(end), end / FRAME_SIZE * FRAME_SIZE);
+        if last <= first || !self.punchable() || !self.deallocate(first, last - first) {
+            return self.zero(offset, len);
+        }
+        // Moved after the fact too: an extent looked up in between may have seen the old data.
+        self.inner().punches.fetch_add(1, Ordering::Release);
+        self.zero(offset, first - offset)?;
+        self.zero(last, end - last)
+    }
+
+    /// Whether [`Region::punch`] gives memory back rather than only storing zeroes.
+    pub fn punchable(&self) -> bool {
+        self.writable() && self.inner().backing.punchable()
+    }
+
+    fn deallocate(&self, offset: u64, len: u64) -> bool {
+        let inner = self.inner();
+        inner.punches.fetch_add(1, Ordering::Release);
+        match inner.backing.store() {
+            Store::Anonymous(mapping) => match (usize::try_from(offset), usize::try_from(len)) {
+                (Ok(offset), Ok(len)) => mapping.discard_anonymous(offset, len).is_ok(),
+                _ => false,
+            },
+            Store::File { file, .. } => file.fallocate(FallocMode::PunchHole, offset, len).is_ok(),
+            #[cfg(feature = "pmem-io")]
+            Store::Foreign(_) => false,
+        }
+    }
+
+    /// Stores zeroes, so that the range stays (or becomes) allocated.
+    pub fn zero(&self, offset: u64, len: u64) -> Result<(), Fault> {
+        self.end_of(offset, len)?;
+        if !self.writable() {
+            return Err(Fault::ReadOnly);
+        }
+        let mut reader = self.0.publisher.reader();
+        let mut done = 0;
+        // In pieces: an online section must stay short.
+        while let Some(piece) = self.range(offset + done, (len - done).min(1 << 20)) {
+            let online = reader.online();
+            let kmap = online.kmap(piece, Access::Write)?;
+            kmap.writer().zero(piece.len() as usize).map_err(|error| error.fault)?;
+            done += u64::from(piece.len());
+        }
+        crate::persist::fence();
+        Ok(())
+    }
+
+    fn end_of(&self, offset: u64, len: u64) -> Result<u64, Fault> {
+        offset.checked_add(len).filter(|end| *end <= self.len()).ok_or(Fault::Gone)
+    }
+
+    /// Where data is, as one queue remembers it.
+    pub fn extents(&self) -> Extents {
+        Extents::new(Arc::clone(self.inner()))
+    }
+
+    /// Bytes `(offset, len)` that contained faults found bad, a frame each.
+    pub fn bad_ranges(&self) -> Vec<(u64, u64)> {
+        self.inner().bad.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What is known of short pins.
+    pub fn short_pin(&self) -> Pinned {
+        self.inner().short_pin()
+    }
+
+    /// Remembers what an I/O found out about short pins.
+    pub fn set_short_pin(&self, verdict: Pinned) {
+        self.inner().set_short_pin(verdict);
+    }
+
+    /// I/Os that the kernel or a device has on this region now.
+    pub fn in_flight(&self) -> u64 {
+        self.inner().in_flight.load(Ordering::Acquire)
+    }
+
+    /// Bytes of ours that this region costs: constant for any size.
+    pub fn metadata_bytes(&self) -> usize {
+        self.inner().metadata_bytes() + size_of::<Owner>()
+    }
+
+    /// Kind and size, for messages.
+    pub fn describe(&self) -> String {
+        self.inner().backing.describe()
+    }
+}
+
+impl fmt::Debug for Region {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Region({}, {:?}+{})", self.describe(), self.frames().start(), self.frames().count())
+    }
+}

@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+#![allow(unsafe_code, reason = "dereferences the published pointer; the proof is the grace-period protocol below")]
+//! Reading a published value without counting: quiescent-state based reclamation.
+//!
+//! # Publication contract
+//! A reader is *online* between [`Reader::online`] and the drop of the guard it returns; only then does it hold a
+//! reference to the published value. A writer swaps the pointer, runs a barrier on every thread, and then looks who is
+//! online: a reader that it sees offline will load the new pointer when it comes back (the barrier stands between its
+//! "online" store and its load, or before both), a reader that it sees online may hold the old value until its counter
+//! moves. The old value is kept until every such counter moved: the *grace period*.
+//!
+//! The reader's side costs two stores to its own cache line. The barrier is `membarrier(2)` where the kernel has it; else,
+//! and under loom, both sides run a full fence.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+#[cfg(loom)]
+use loom::sync::{
+    Mutex,
+    atomic::{AtomicPtr, AtomicU64, Ordering, fence},
+};
+#[cfg(not(loom))]
+use std::sync::{
+    Mutex,
+    atomic::{AtomicPtr, AtomicU64, Ordering, compiler_fence, fence},
+};
+
+/// A reader's state: odd while online. Alone on its cache lines.
+#[derive(Debug)]
+#[repr(align(128))]
+struct Slot(AtomicU64);
+
+/// A value that one side replaces while others read it.
+pub struct Published<T> {
+    current: AtomicPtr<T>,
+    slots: Mutex<Vec<Arc<Slot>>>,
+    retired: Mutex<Vec<(Grace, Arc<T>)>>,
+    asymmetric: bool,
+}
+
+/// The readers that may still hold a value that was replaced.
+#[derive(Debug)]
+pub struct Grace(Vec<(Arc<Slot>, u64)>);
+
+impl Grace {
+    /// True when nobody holds the old value any more.
+    pub fn passed(&mut self) -> bool {
+        self.0.retain(|(slot, seen)| slot.0.load(Ordering::Acquire) == *seen);
+        self.0.is_empty()
+    }
+
+    /// Waits until nobody does; false when the deadline came first. Never call it while online yourself.
+    pub fn wait(&mut self, deadline: Duration) -> bool {
+        let start = Instant::now();
+        while !self.passed() {
+            if start.elapsed() > deadline {
+                return false;
+            }
+            yield_now();
+        }
+        true
+    }
+}
+
+impl<T> Published<T> {
+    /// Publishes the first value.
+    pub fn new(value: Arc<T>) -> Published<T> {
+        Published {
+            current: AtomicPtr::new(Arc::into_raw(value).cast_mut()),
+            slots: Mutex::new(Vec::new()),
+            retired: Mutex::new(Vec::new()),
+            asymmetric: !cfg!(loom) && pageless_sys::cpu::register_heavy_barrier().is_ok(),
+        }
+    }
+
+    /// A new reader.
+    pub fn reader(self: &Arc<Self>) -> Reader<T> {
+        let slot = Arc::new(Slot(AtomicU64::new(0)));
+        lock(&self.slots).push(Arc::clone(&slot));
+        Reader { shared: Arc::clone(self), slot }
+    }
+
+    /// Replaces the value. The old one is dropped after its grace period, at this or a later call.
+    /// Callers serialise their own read-modify-publish sequences.
+    pub fn publish(&self, value: Arc<T>) {
+        let old = self.current.swap(Arc::into_raw(value).cast_mut(), Ordering::AcqRel);
+        // SAFETY: the pointer came from `Arc::into_raw` here or in `new`, and the swap took it out: this is its one owner.
+        let old = unsafe { Arc::from_raw(old.cast_const()) };
+        let grace = self.grace();
+        lock(&self.retired).push((grace, old));
+        self.reclaim();
+    }
+
+    /// Who is online now. When it has passed, every reader has seen what was published before this call.
+    pub fn grace(&self) -> Grace {
+        self.heavy_barrier();
+        let slots = lock(&self.slots);
+        let online = slots.iter().map(|slot| (Arc::clone(slot), slot.0.load(Ordering::Acquire)));
+        Grace(online.filter(|(_, seen)| seen % 2 == 1).collect())
+    }
+
+    /// Drops the replaced values that nobody holds any more; returns how many are still held.
+    pub fn reclaim(&self) -> usize {
+        let mut retired = lock(&self.retired);
+        let mut free = Vec::new();
+        let mut index = 0;
+        while index < retired.len() {
+            if retired[index].0.passed() {
+                free.push(retired.swap_remove(index));
+            } else {
+                index += 1;
+            }
+        }
+        let held = retired.len();
+        drop(retired); // values are dropped outside the lock: their drop may publish again
+        drop(free);
+        held
+    }
+
+    fn heavy_barrier(&self) {
+        if self.asymmetric && pageless_sys::cpu::heavy_barrier().is_ok() {
+            return;
+        }
+        fence(Ordering::SeqCst);
+    }
+
+    fn light_barrier(&self) {
+        #[cfg(not(loom))]
+        if self.asymmetric {
+            return compiler_fence(Ordering::SeqCst);
+        }
+        fence(Ordering::SeqCst);
+    }
+}
+
+impl<T> Drop for Published<T> {
+    fn drop(&mut self) {
+        let current = self.current.load(Ordering::Acquire);
+        // SAFETY: the pointer came from `Arc::into_raw` and was not swapped out; readers hold an Arc of `self`, so
+        // there are none left.
+        drop(unsafe { Arc::from_raw(current.cast_const()) });
+    }
+}
+
+impl<T> fmt::Debug for Published<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Published").field("asymmetric", &self.asymmetric).finish_non_exhaustive()
+    }
+}
+
+/// One thread's way to the published value.
+#[derive(Debug)]
+pub struct Reader<T> {
+    shared: Arc<Published<T>>,
+    slot: Arc<Slot>,
+}
+
+impl<T> Reader<T> {
+    /// Goes online: the value stays until the guard is dropped. Never sleep while online.
+    #[inline]
+    pub fn online(&mut self) -> Guard<'_, T> {
+        // `| 1` also steps over a guard that was leaked while online: its borrow has ended.
+        let online = (self.slot.0.load(Ordering::Relaxed) + 1) | 1;
+        self.slot.0.store(online, Ordering::Relaxed);
+        self.shared.light_barrier();
+        let value = self.shared.current.load(Ordering::Acquire);
+        Guard { value, slot: &self.slot, next: online + 1, not_send: PhantomData }
+    }
+
+    /// What it reads.
+    pub fn published(&self) -> &Arc<Published<T>> {
+        &self.shared
+    }
+}
+
+impl<T> Drop for Reader<T> {
+    fn drop(&mut self) {
+        // A guard that was leaked left the slot odd; nothing borrows from it any more once the reader itself goes.
+        let seen = self.slot.0.load(Ordering::Relaxed);
+        self.slot.0.store(seen + 1 + (seen + 1) % 2, Ordering::Release);
+        lock(&self.shared.slots).retain(|slot| !Arc::ptr_eq(slot, &self.slot));
+    }
+}
+
+/// The published value, held by being online.
+///
+/// # Invariants
+/// `value` was the current pointer after the slot's store of an odd counter, which still stands.
+pub struct Guard<'r, T> {
+    value: *const T,
+    slot: &'r Slot,
+    next: u64,
+    not_send: PhantomData<*const T>,
+}
+
+impl<T> Deref for Guard<'_, T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        // SAFETY: by the invariant a writer that replaced this value sees our odd counter (publication contract) and
+        // keeps it until the counter moves, which happens in our drop.
+        unsafe { &*self.value }
+    }
+}
+
+impl<T> Drop for Guard<'_, T> {
+    #[inline]
+    fn drop(&mut self) {
+        self.slot.0.store(self.next, Ordering::Release);
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Guard<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Guard").field(&**self).finish()
+    }
+}
+
+#[cfg(not(loom))]
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+#[cfg(loom)]
+fn lock<T>(mutex: &Mutex<T>) -> loom::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+fn yield_now() {
+    #[cfg(loom)]
+    loom::thread::yield_now();
+    #[cfg(not(loom))]
+    std::thread::yield_now();
+}

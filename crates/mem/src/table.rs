@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The table of regions: an immutable sorted snapshot, and the only doors from numbers to memory.
+
+use std::sync::Arc;
+
+use crate::pfn::{FRAME_SIZE, PhysRange};
+use crate::region::Inner;
+use crate::{Access, Error, Fault};
+
+/// Bytes of a table that one region takes.
+pub(crate) const ENTRY_BYTES: usize = size_of::<Entry>() + size_of::<u64>() + 3 * size_of::<u32>();
+
+/// What the data path needs of a region, in one cache line.
+#[derive(Debug, Clone)]
+#[repr(align(64))]
+pub(crate) struct Entry {
+    /// First byte in the frame space.
+    start: u64,
+    /// Bytes.
+    len: u64,
+    /// First virtual address.
+    addr: usize,
+    writable: bool,
+    region: Arc<Inner>,
+}
+
+/// Where a range is in this process, for as long as the table is held.
+#[derive(Debug, Copy, Clone)]
+pub(crate) struct Resolved<'t> {
+    pub(crate) addr: usize,
+    pub(crate) len: usize,
+    /// Byte offset in the region.
+    pub(crate) offset: u64,
+    pub(crate) region: &'t Arc<Inner>,
+}
+
+/// Where to search: the span of all starts cut into about twice as many equal buckets as there are regions.
+#[derive(Debug, Default)]
+struct Directory {
+    base: u64,
+    shift: u32,
+    /// The last entry that starts at or before each bucket's first byte, and one more for the end.
+    buckets: Vec<u32>,
+}
+
+impl Directory {
+    fn of(starts: &[u64]) -> Directory {
+        let (Some(base), Some(last)) = (starts.first().copied(), starts.last()) else { return Directory::default() };
+        let span = last - base;
+        let wanted = 2 * starts.len() as u64;
+        let shift = (span / wanted).checked_ilog2().map_or(0, |bits| bits + 1);
+        let buckets = (0..=(span >> shift) + 1).map(|bucket| {
+            let byte = base.saturating_add(bucket << shift);
+            let after = starts.partition_point(|start| *start <= byte);
+            u32::try_from(after - 1).unwrap_or(u32::MAX)
+        });
+        Directory { base, shift, buckets: buckets.collect() }
+    }
+
+    /// The first and the last entry that may be the last one to start at or before `byte`.
+    #[inline]
+    fn bounds(&self, byte: u64) -> Option<(u32, u32)> {
+        let bucket = usize::try_from(byte.checked_sub(self.base)? >> self.shift).ok()?;
+        match self.buckets.get(bucket..bucket.checked_add(2)?) {
+            Some([first, last]) => Some((*first, *last)),
+            _ => self.buckets.last().map(|last| (*last, *last)),
+        }
+    }
+}
+
+/// An immutable snapshot of all regions, sorted by frame number.
+#[derive(Debug, Default)]
+pub struct RegionTable {
+    /// First byte of each entry: the search touches only these and the directory.
+    starts: Vec<u64>,
+    directory: Directory,
+    entries: Vec<Entry>,
+    /// Entries by address.
+    by_addr: Vec<u32>,
+}
+
+impl RegionTable {
+    /// A table with one more region.
+    pub(crate) fn with(&self, region: Arc<Inner>) -> Result<RegionTable, Error> {
+        let (addr, end) = (region.addr(), region.addr() + usize::try_from(region.len()).unwrap_or(usize::MAX));
+        let near = self.by_addr.partition_point(|index| self.entries[*index as usize].addr < end);
+        if let Some(below) = near.checked_sub(1) {
+            let other = &self.entries[self.by_addr[below] as usize];
+            let other_end = other.addr + usize::try_from(other.len).unwrap_or(usize::MAX);
+            if addr < other_end {
+                return Err(Error::Overlap { addr, end, other: other.addr, other_end });
+            }
+        }
+        let entry = Entry {
+            start: region.frames.start().number() * FRAME_SIZE,
+            len: region.len(),
+            addr,
+            writable: region.backing.writable(),
+            region,
+        };
+        let at = self.starts.partition_point(|start| *start < entry.start);
+        let mut entries = self.entries.clone();
+        entries.insert(at, entry);
+        Ok(RegionTable::of(entries))
+    }
+
+    /// A table without this region.
+    pub(crate) fn without(&self, region: &Arc<Inner>) -> RegionTable {
+        RegionTable::of(self.entries.iter().filter(|entry| !Arc::ptr_eq(&entry.region, region)).cloned().collect())
+    }
+
+    fn of(entries: Vec<Entry>) -> RegionTable {
+        let mut by_addr: Vec<u32> = (0..).take(entries.len()).collect();
+        by_addr.sort_unstable_by_key(|index| entries[*index as usize].addr);
+        let starts: Vec<u64> = entries.iter().map(|entry| entry.start).collect();
+        RegionTable { directory: Directory::of(&starts), starts, entries, by_addr }
+    }
+
+    /// Regions in the table.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// True when nothing is registered.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// The memory behind a range of frames. `hint` is the entry of the last call.
+    #[inline]
+    pub(crate) fn resolve(&self, range: PhysRange, access: Access, hint: &mut u32) -> Result<Resolved<'_>, Fault> {
+        let byte = range.byte_address();
+        if let Some(entry) = self.entries.get(*hint as usize)
+            && let Some(found) = entry.find(byte, range.len(), access)
+        {
+            return found;
+        }
+        let index = self.search(byte);
+        let entry = self.entries.get(index as usize).ok_or(Fault::Gone)?;
+        *hint = index;
+        entry.find(byte, range.len(), access).unwrap_or(Err(Fault::Gone))
+    }
+
+    /// The last entry that starts at or before this byte. Out of line, so that the last hit stays short.
+    #[inline(never)]
+    fn search(&self, byte: u64) -> u32 {
+        let Some((first, last)) = self.directory.bounds(byte) else { return u32::MAX };
+        let after = match self.starts.get(first as usize + 1..=last as usize) {
+            Some(between) => between.partition_point(|start| *start <= byte),
+            None => 0,
+        };
+        first + u32::try_from(after).unwrap_or(0)
+    }
+
+    /// The frames behind addresses of this process, where they all lie in one region.
+    pub(crate) fn resolve_addr(&self, addr: usize, len: usize) -> Option<PhysRange> {
+        let after = self.by_addr.partition_point(|index| self.entries[*index as usize].addr <= addr);
+        let entry = &self.entries[self.by_addr[after.checked_sub(1)?] as usize];
+        let offset = (addr - entry.addr) as u64;
+        let end = offset.checked_add(len as u64)?;
+        let len = u32::try_from(len).ok().filter(|len| *len > 0)?;
+        (end <= entry.len).then(|| PhysRange::at(entry.start + offset, len))
+    }
+}
+
+impl Entry {
+    /// `None` when the bytes are not in this region.
+    #[inline]
+    fn find(&self, byte: u64, len: u32, access: Access) -> Option<Result<Resolved<'_>, Fault>> {
+        let offset = byte.wrapping_sub(self.start);
+        let in_region = offset < self.len && u64::from(len) <= self.len - offset;
+        if !in_region {
+            return None;
+        }
+        if access == Access::Write && !self.writable {
+            return Some(Err(Fault::ReadOnly));
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "an offset in a mapping fits the address it is added to")]
+        let addr = self.addr + offset as usize;
+        Some(Ok(Resolved { addr, len: len as usize, offset, region: &self.region }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Directory;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn the_directory_never_excludes_the_entry(mut starts in prop::collection::vec(0..1u64 << 52, 1..200), probe in any::<u64>(), near in 0..200usize) {
+            starts.sort_unstable();
+            starts.dedup();
+            let directory = Directory::of(&starts);
+            prop_assert!(directory.buckets.len() <= 4 * starts.len() + 4);
+            let near = starts[near % starts.len()];
+            for byte in [probe, probe >> 12, near, near.saturating_sub(1), near + 1, starts[0], u64::MAX] {
+                let expected = starts.partition_point(|start| *start <= byte).checked_sub(1);
+                match (expected, directory.bounds(byte)) {
+                    (None, bounds) => prop_assert_eq!(bounds, None),
+                    (Some(index), Some((first, last))) => {
+                        prop_assert!((first as usize..=last as usize).contains(&index), "{} {:?}", index, (first, last));
+                    }
+                    (Some(_), None) => prop_assert!(false, "excluded"),
+                }
+            }
+        }
+    }
+}

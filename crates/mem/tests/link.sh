@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT OR Apache-2.0
+# The fault table in every way it can be linked: debug, release, fat LTO, and as a shared library in a host
+# that is not Rust. Each run truncates a mapped file under a copy and expects an exact count.
+set -euo pipefail
+cd "$(dirname "$0")/../../.."
+target=${CARGO_TARGET_DIR:-target}/link
+run() { echo "== $1"; shift; cargo run --quiet -p pageless-mem --example contained --target-dir "$target" "$@"; }
+run debug
+run release --release
+run "fat LTO" --release --config 'profile.release.lto="fat"' --config 'profile.release.codegen-units=1'
+echo "== cdylib, fat LTO, loaded by Python"
+cargo build --quiet --release -p pageless-mem --example contained_cdylib --target-dir "$target" --config 'profile.release.lto="fat"'
+command -v python3 >/dev/null || { echo "skipped: needs python3"; [ -z "${PAGELESS_REQUIRE:-}" ]; exit; }
+python3 - "$target/release/examples/libcontained_cdylib.so" <<'PY'
+import ctypes, sys
+assert ctypes.CDLL(sys.argv[1]).pageless_contained() == 0
+PY

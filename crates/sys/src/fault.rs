@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Faults inside listed routines become return values; every other fault goes where it went before.
+//!
+//! # Containment contract
+//! A kernel-raised SIGSEGV or SIGBUS whose instruction pointer lies in an installed [`FaultRange`] resumes at that
+//! range's landing pad with the fault address in `r8`. Whatever else arrives (a signal sent by a process, a fault in
+//! other code, poison that was found in the background) is passed to the action that was installed before ours, std's
+//! stack-overflow reporter included; the default action ends the process as it would have without us.
+
+use std::ptr;
+use std::sync::{Once, OnceLock};
+
+use crate::Error;
+use crate::error::check;
+
+/// Instructions in `[start, end)` may fault; execution then goes on at `landing`.
+#[derive(Debug, Copy, Clone)]
+pub struct FaultRange {
+    /// First instruction.
+    pub start: *const u8,
+    /// Past the last instruction.
+    pub end: *const u8,
+    /// Where to go on.
+    pub landing: *const u8,
+}
+
+// SAFETY: three code addresses that are compared and jumped to, never dereferenced.
+unsafe impl Sync for FaultRange {}
+// SAFETY: as above.
+unsafe impl Send for FaultRange {}
+
+const SIGNALS: [i32; 2] = [libc::SIGSEGV, libc::SIGBUS];
+
+/// Poison found in the background (`BUS_MCEERR_AO`): no instruction of ours is waiting for it.
+const BUS_MCEERR_AO: i32 = 5;
+
+// Reading an initialised OnceLock is one atomic load: fit for a signal handler.
+static PREVIOUS: [OnceLock<libc::sigaction>; 2] = [const { OnceLock::new() }; 2];
+static RANGES: OnceLock<&'static [&'static [FaultRange]]> = OnceLock::new();
+static INSTALL: Once = Once::new();
+
+/// Installs the handler with this table, once per process; later calls change nothing.
+///
+/// # Safety
+/// Each landing pad must be part of the same routine as its range and correct for every state in which an instruction
+/// of the range can fault, given that `r8` then holds the fault address.
+pub unsafe fn install(table: &'static [&'static [FaultRange]]) -> Result<(), Error> {
+    let mut result = Ok(());
+    INSTALL.call_once(|| {
+        RANGES.get_or_init(|| table);
+        for (previous, signal) in PREVIOUS.iter().zip(SIGNALS) {
+            result = result.and(hook(previous, signal));
+        }
+    });
+    result
+}
+
+fn hook(previous: &OnceLock<libc::sigaction>, signal: i32) -> Result<(), Error> {
+    // SAFETY: sigaction is plain data for which all zeroes is valid.
+    let mut old: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: `old` is live; nothing is installed by a null action.
+    check("sigaction", unsafe { libc::sigaction(signal, ptr::null(), &raw mut old) }.into())?;
+    // Stored before ours is in place, so that our handler always finds it.
+    previous.get_or_init(|| old);
+    // SAFETY: sigaction is plain data for which all zeroes is valid.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = handle as *const () as usize;
+    action.sa_flags = libc::SA_ONSTACK | libc::SA_SIGINFO;
+    // SAFETY: `action` is live and its handler has the SA_SIGINFO shape.
+    check("sigaction", unsafe { libc::sigaction(signal, &raw const action, ptr::null_mut()) }.into()).map(drop)
+}
+
+extern "C" fn handle(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    // SAFETY: the kernel passes a live siginfo to a SA_SIGINFO handler.
+    let code = unsafe { (*info).si_code };
+    let background = signal == libc::SIGBUS && code == BUS_MCEERR_AO;
+    if code > 0 && !background && resume(info, context) {
+        return;
+    }
+    chain(signal, code, info, context);
+}
+
+/// Moves the instruction pointer to the landing pad, if the fault lies in the table.
+fn resume(info: *mut libc::siginfo_t, context: *mut libc::c_void) -> bool {
+    // SAFETY: the kernel passes a live ucontext to a SA_SIGINFO handler, and nobody else has it.
+    let registers = unsafe { &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs };
+    let ip = registers[libc::REG_RIP as usize].cast_unsigned();
+    let ranges = RANGES.get().copied().unwrap_or_default();
+    let Some(range) =
+        ranges.iter().copied().flatten().find(|range| (range.start as u64..range.end as u64).contains(&ip))
+    else {
+        return false;
+    };
+    // SAFETY: the kernel passes a live siginfo.
+    let info = unsafe { &*info };
+    // SAFETY: a kernel-raised fault sets si_addr.
+    let address = unsafe { info.si_addr() } as u64;
+    registers[libc::REG_R8 as usize] = address.cast_signed();
+    registers[libc::REG_RIP as usize] = (range.landing as u64).cast_signed();
+    true
+}
+
+fn chain(signal: i32, code: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    let Some(previous) = PREVIOUS[usize::from(signal == libc::SIGBUS)].get() else { return };
+    match previous.sa_sigaction {
+        libc::SIG_IGN if code <= 0 => {}
+        libc::SIG_DFL | libc::SIG_IGN => {
+            // A fault ignored by the process still ends it, so both mean: fault again with the default action.
+            // SAFETY: sigaction is plain data for which all zeroes is the default action.
+            let default: libc::sigaction = unsafe { std::mem::zeroed() };
+            // SAFETY: `default` is live.
+            unsafe { libc::sigaction(signal, &raw const default, ptr::null_mut()) };
+            if code <= 0 {
+                // Sent by a process: nothing will fault again, so send it again; it arrives when we return.
+                // SAFETY: raise is async-signal-safe.
+                unsafe { libc::raise(signal) };
+            }
+        }
+        handler if previous.sa_flags & libc::SA_SIGINFO != 0 => {
+            // SAFETY: an action with SA_SIGINFO holds a handler of this shape.
+            let handler = unsafe {
+                std::mem::transmute::<usize, extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::c_void)>(handler)
+            };
+            handler(signal, info, context);
+        }
+        handler => {
+            // SAFETY: an action without SA_SIGINFO holds a handler of this shape.
+            let handler = unsafe { std::mem::transmute::<usize, extern "C" fn(i32)>(handler) };
+            handler(signal);
+        }
+    }
+}

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Mappings: runs of our own virtual addresses, unmapped when dropped.
+
+use std::os::fd::BorrowedFd;
+use std::ptr;
+
+use rustix::mm::{Advice, MapFlags, MsyncFlags, ProtFlags};
+
+use crate::Error;
+use crate::error::{Named, check, to_usize};
+
+const HUGE: usize = 2 << 20;
+
+/// A mapped run of addresses. It hands out its address as a number; using that number is the caller's proof.
+#[derive(Debug)]
+pub struct Mapping {
+    addr: usize,
+    len: usize,
+}
+
+/// What the CPU may do with a mapping.
+#[derive(Debug, Copy, Clone, PartialEq, Eq)]
+pub enum Protection {
+    /// Loads only.
+    Read,
+    /// Loads and stores.
+    ReadWrite,
+}
+
+impl Protection {
+    fn flags(self) -> ProtFlags {
+        match self {
+            Protection::Read => ProtFlags::READ,
+            Protection::ReadWrite => ProtFlags::READ | ProtFlags::WRITE,
+        }
+    }
+}
+
+impl Mapping {
+    /// Private anonymous memory, reserved but not allocated, aligned for huge pages where it is large enough.
+    pub fn anonymous(len: u64) -> Result<Mapping, Error> {
+        let len = to_usize("mmap", len)?;
+        let slack = if len >= HUGE { HUGE } else { 0 };
+        let total = len.checked_add(slack).ok_or(Error::TooLarge { call: "mmap", value: len as u64 })?;
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        // SAFETY: a null hint lets the kernel choose addresses nobody uses; nothing existing is replaced.
+        let start =
+            unsafe { rustix::mm::mmap_anonymous(ptr::null_mut(), total, ProtFlags::READ | ProtFlags::WRITE, flags) }
+                .named("mmap")? as usize;
+        let addr = if slack == 0 { start } else { start.next_multiple_of(HUGE) };
+        unmap(start, addr - start);
+        unmap(addr + len, start + total - (addr + len));
+        Ok(Mapping { addr, len })
+    }
+
+    /// A shared mapping of `fd` at `offset`.
+    pub fn shared(fd: BorrowedFd<'_>, offset: u64, len: u64, protection: Protection) -> Result<Mapping, Error> {
+        Mapping::of_file(fd, offset, len, protection, MapFlags::SHARED)
+    }
+
+    /// A shared mapping whose stores need no `fsync` once flushed from the CPU caches (`MAP_SYNC`, mmap(2)).
+    /// Refused with `EOPNOTSUPP` by everything that is not persistent memory.
+    pub fn shared_sync(fd: BorrowedFd<'_>, offset: u64, len: u64, protection: Protection) -> Result<Mapping, Error> {
+        Mapping::of_file(fd, offset, len, protection, MapFlags::SHARED_VALIDATE | MapFlags::SYNC)
+    }
+
+    fn of_file(
+        fd: BorrowedFd<'_>,
+        offset: u64,
+        len: u64,
+        protection: Protection,
+        flags: MapFlags,
+    ) -> Result<Mapping, Error> {
+        let len = to_usize("mmap", len)?;
+        // SAFETY: a null hint lets the kernel choose addresses nobody uses; nothing existing is replaced.
+        let addr = unsafe { rustix::mm::mmap(ptr::null_mut(), len, protection.flags(), flags, fd, offset) }
+            .named("mmap")? as usize;
+        Ok(Mapping { addr, len })
+    }
+
+    /// The first address.
+    pub fn addr(&self) -> usize {
+        self.addr
+    }
+
+    /// Bytes mapped.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// True for a mapping of no bytes; the kernel makes none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Asks for huge pages (`MADV_HUGEPAGE`).
+    pub fn advise_huge(&self) -> Result<(), Error> {
+        self.advise("madvise(MADV_HUGEPAGE)", 0, self.len, Advice::LinuxHugepage)
+    }
+
+    /// Keeps the mapping out of children (`MADV_DONTFORK`), so that a fork never copies a page under I/O.
+    pub fn dont_fork(&self) -> Result<(), Error> {
+        self.advise("madvise(MADV_DONTFORK)", 0, self.len, Advice::LinuxDontFork)
+    }
+
+    /// Gives back the pages of `[offset, offset + len)`. Private anonymous memory reads as zeroes afterwards.
+    pub fn discard_anonymous(&self, offset: usize, len: usize) -> Result<(), Error> {
+        self.advise("madvise(MADV_DONTNEED)", offset, len, Advice::LinuxDontNeed)
+    }
+
+    /// Writes the dirty pages of `[offset, offset + len)`, widened to whole pages, to the medium and waits.
+    pub fn sync(&self, offset: usize, len: usize) -> Result<(), Error> {
+        let (start, len) = self.pages("msync", offset, len)?;
+        // SAFETY: the range lies in this mapping; msync changes no byte of it.
+        unsafe { rustix::mm::msync(start as *mut _, len, MsyncFlags::SYNC) }.named("msync")
+    }
+
+    fn advise(&self, call: &'static str, offset: usize, len: usize, advice: Advice) -> Result<(), Error> {
+        let (start, len) = self.pages(call, offset, len)?;
+        // SAFETY: the range lies in this mapping, whose bytes are reached by contained copies only, so pages may
+        // come and go under it.
+        unsafe { rustix::mm::madvise(start as *mut _, len, advice) }.named(call)
+    }
+
+    fn pages(&self, call: &'static str, offset: usize, len: usize) -> Result<(usize, usize), Error> {
+        let end = offset.checked_add(len).filter(|end| *end <= self.len);
+        let end = end.ok_or(Error::TooLarge { call, value: offset as u64 })?;
+        let start = offset & !4095;
+        Ok((self.addr + start, end - start))
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        unmap(self.addr, self.len);
+    }
+}
+
+fn unmap(addr: usize, len: usize) {
+    if len == 0 {
+        return;
+    }
+    // SAFETY: callers pass addresses that they mapped themselves and that nobody uses any more.
+    let result = unsafe { libc::munmap(addr as *mut _, len) };
+    debug_assert_eq!(check("munmap", result.into()), Ok(0));
+}

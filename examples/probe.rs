@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Registers two kinds of memory and finds out, by trying, what may be done with each.
+//!
+//! `cargo run --example probe`
+
+use pageless::mem::probe::probe;
+use pageless::mem::{Access, Backing, Memory};
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    // The frame space of this process: regions live in it and are named by frame number.
+    let memory = Memory::new()?;
+    let mut reader = memory.reader();
+
+    for backing in [Backing::anon(16 << 20)?, Backing::secret(4 << 20)?] {
+        // Registering is a mapping and a table insert: nothing is kept per page.
+        let region = memory.register(backing)?;
+        println!("{}: {} frames, {} bytes of metadata", region.describe(), region.frames().count(), region.metadata_bytes());
+
+        // A probe fills no hole, so there must be a page to try on. Frames are written through a window.
+        let first = region.range(0, 4096).ok_or("no frame")?;
+        let online = reader.online();
+        let window = online.kmap(first, Access::Write).map_err(|fault| format!("{fault:?}"))?;
+        window.writer().write(b"something").map_err(|error| format!("{error:?}"))?;
+        drop(window);
+        drop(online);
+
+        let found = probe(&region, &mut reader);
+        println!("  it is                         {:?}", found.class);
+        println!("  short pin (O_DIRECT)          {:?}", found.short_pin);
+        println!("  long pin (registered buffer)  {:?}", found.long_pin);
+        println!("  socket send                   {:?}", found.send);
+        println!("  zero-copy send                {:?}", found.send_zerocopy);
+    }
+    Ok(())
+}

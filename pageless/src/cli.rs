@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The command line. Specs stay text here: the commands parse them, so that every bad one is shown the same way.
+
+use clap::{Args, Parser, Subcommand};
+
+/// I/O to memory that has no struct page, or that the kernel will not pin.
+#[derive(Debug, Parser)]
+#[command(name = "pageless", version, disable_help_subcommand = true, after_help = "\
+Examples:
+  pageless serve                                      a 1 GiB disk at unix:./pageless.sock, nothing to set up
+  pageless copy file:/data/x.img secret:64M --verify  a file into memory the kernel cannot pin
+  pageless region probe secret:4M ram:16M             what may be done with memory
+  pageless help specs                                 every kind of memory and device")]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Serve(ServeArgs),
+    Copy(CopyArgs),
+    /// Memory itself
+    Region {
+        #[command(subcommand)]
+        command: RegionCommand,
+    },
+    /// Show this help, a command's, or `specs`
+    #[command(after_help = "\
+Examples:
+  pageless help specs
+  pageless help region probe")]
+    Help {
+        /// `specs`, or a command
+        topic: Vec<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RegionCommand {
+    Probe(ProbeArgs),
+}
+
+/// Serve a disk to NBD clients until SIGINT or SIGTERM
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Without DEVICE: makes ./pageless.img (1 GiB, sparse) unless it is there. Without --nbd: unix:./pageless.sock.
+Prints `ready nbd ADDRESS` on stdout for each address once it accepts. A stale socket is replaced, a live one is not.
+
+Examples:
+  pageless serve
+  pageless serve ram:1G --nbd unix:/run/p.sock
+  pageless serve pmem:/mnt/pm/disk.img,size=8G --nbd unix:/run/p.sock --nbd tcp:127.0.0.1:10809
+  pageless serve file:/data/disk.img --read-only --export disk")]
+pub(crate) struct ServeArgs {
+    /// What to serve (see `pageless help specs`)
+    pub(crate) device: Option<String>,
+    /// Where to listen: unix:PATH or tcp:HOST:PORT; may be given more than once
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) nbd: Vec<String>,
+    /// Refuse writes, and open the device for reading only
+    #[arg(long)]
+    pub(crate) read_only: bool,
+    /// The name clients ask for
+    #[arg(long, value_name = "NAME", default_value = "")]
+    pub(crate) export: String,
+    /// One JSON object per event on stdout in place of the ready lines
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Copy between memory and devices, and say how the bytes went
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Memory on either side is the I/O buffer itself. A file: or pmem: DST that does not exist is made, at `size=` or else at
+the size of SRC; one that exists is overwritten in place and keeps its size. Holes of SRC stay holes.
+
+Examples:
+  pageless copy file:/data/big.img pmem:/mnt/pm/disk.img --verify
+  pageless copy file:/data/x.img secret:64M --verify --json
+  pageless copy file:/data/x.img null:64M --depth 64 --block 1M")]
+pub(crate) struct CopyArgs {
+    /// Where the bytes are (see `pageless help specs`)
+    pub(crate) src: String,
+    /// Where they go; at least as large
+    pub(crate) dst: String,
+    /// Read the destination again and compare; a difference ends with exit code 1
+    #[arg(long)]
+    pub(crate) verify: bool,
+    /// The report as one JSON object on stdout; no progress bar
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Transfers kept in flight
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) depth: u16,
+    /// Bytes in each transfer, a multiple of 4K
+    #[arg(long, value_name = "SIZE", default_value = "1M")]
+    pub(crate) block: String,
+}
+
+/// Say what memory is and what may be done with it, by trying
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Registers the memory, then tries a CPU map, a short pin (O_DIRECT), a long pin (an io_uring registered buffer), a socket
+send and a zero-copy send. No byte is changed and no hole is filled: where there is no page the answer is `untested`.
+
+Examples:
+  pageless region probe secret:4M ram:16M
+  pageless region probe pmem:disk.img,size=1G --json")]
+pub(crate) struct ProbeArgs {
+    /// Memory to probe (see `pageless help specs`)
+    #[arg(required = true)]
+    pub(crate) spec: Vec<String>,
+    /// One JSON object per memory on stdout
+    #[arg(long)]
+    pub(crate) json: bool,
+}

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The program `pageless`: the command line over the library of the same name.
+//!
+//! [`cli`] says what can be typed, one module each does it ([`serve`], [`copy`], [`probe`], [`help`]), [`failure`] says how
+//! a command ends badly, [`output`] what is printed where.
+#![forbid(unsafe_code)]
+
+mod cli;
+mod copy;
+mod failure;
+mod help;
+mod output;
+mod probe;
+mod report;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use cli::{Cli, Command, RegionCommand};
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Serve(args) => serve::run(&args),
+        Command::Copy(args) => copy::run(&args),
+        Command::Region { command: RegionCommand::Probe(args) } => probe::run(&args),
+        Command::Help { topic } => help::text(&topic).and_then(|text| output::text(&text)),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("pageless: {failure}");
+            failure.code()
+        }
+    }
+}

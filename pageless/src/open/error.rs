@@ -1,0 +1,281 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Why a spec could not be opened: which argument, the cause with its errno, and a remedy.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use pageless_sys::Errno;
+
+use crate::spec::{Exact, Human};
+
+/// A spec that parsed and could not be opened.
+#[derive(Debug)]
+pub struct OpenError {
+    /// The spec as it was given.
+    pub argument: String,
+    /// It was opened for reading, so what is missing cannot be made.
+    pub read_only: bool,
+    /// What stood in the way.
+    pub problem: Problem,
+}
+
+/// What stood in the way.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Problem {
+    /// Nothing of that name.
+    NotFound {
+        /// The name.
+        path: PathBuf,
+        /// The kernel's answer.
+        errno: Errno,
+    },
+    /// The kernel refused to open or make it.
+    Refused {
+        /// What was tried: "open", "make"…
+        doing: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// The kernel's answer.
+        errno: Errno,
+    },
+    /// A directory, socket or the like.
+    NotAFile {
+        /// The name.
+        path: PathBuf,
+    },
+    /// A file whose size is no multiple of what it is read in.
+    NotMultiple {
+        /// The file.
+        path: PathBuf,
+        /// Its size.
+        size: u64,
+        /// What that must be a multiple of.
+        unit: u64,
+    },
+    /// A file that does not have the size asked for.
+    OtherSize {
+        /// The file.
+        path: PathBuf,
+        /// Its size.
+        have: u64,
+        /// The size asked for.
+        asked: u64,
+    },
+    /// No room to make the file.
+    NoSpace {
+        /// The file.
+        path: PathBuf,
+        /// The size asked for.
+        asked: u64,
+        /// The kernel's answer.
+        errno: Errno,
+        /// Bytes the file system has left, where it says.
+        free: Option<u64>,
+    },
+    /// Another process has it.
+    Locked {
+        /// The file.
+        path: PathBuf,
+        /// The process, where it could be found.
+        pid: Option<u32>,
+        /// The name of its program.
+        program: Option<String>,
+    },
+    /// Not enough reserved huge pages.
+    NoHugePages {
+        /// Bytes of one huge page.
+        page: u64,
+        /// Huge pages needed.
+        need: u64,
+        /// Huge pages free.
+        free: u64,
+        /// The kernel's answer.
+        errno: Errno,
+    },
+    /// Locked memory beyond `RLIMIT_MEMLOCK`.
+    LockedMemory {
+        /// Bytes needed.
+        need: u64,
+        /// Bytes the limit allows.
+        limit: u64,
+        /// The kernel's answer.
+        errno: Errno,
+    },
+    /// The kernel has no such feature, or has it switched off.
+    NoFeature {
+        /// The feature.
+        what: &'static str,
+        /// Where the kernel gets it from.
+        from: &'static str,
+        /// The kernel's answer.
+        errno: Errno,
+    },
+    /// The BAR is there and cannot be mapped.
+    BarRefused {
+        /// The sysfs file.
+        path: PathBuf,
+        /// The kernel's answer.
+        errno: Errno,
+    },
+    /// A file of no bytes.
+    Empty {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Memory that failed in another way.
+    Memory(pageless_mem::Error),
+    /// A file that failed in another way.
+    File(pageless_drivers::file::FileError),
+}
+
+impl OpenError {
+    /// What to do about it, where something can be proposed.
+    pub fn remedy(&self) -> Option<String> {
+        let argument = &self.argument;
+        let path = |p: &PathBuf| quoted(&p.display().to_string());
+        match &self.problem {
+            Problem::NotFound { path: missing, .. } => Some(if argument.starts_with("bar:") {
+                "`lspci -D` lists the functions, `lspci -vs ADDRESS` their BARs".into()
+            } else if argument.starts_with("dax:") {
+                "`daxctl list` shows the nodes; `ndctl create-namespace --mode=devdax` makes one".into()
+            } else if self.read_only {
+                "check the name: `ls` shows what there is".into()
+            } else if missing.parent().is_some_and(|dir| !dir.as_os_str().is_empty() && !dir.exists()) {
+                format!("make its directory first: mkdir -p {}", path(&missing.parent().map(Into::into).unwrap_or_default()))
+            } else {
+                format!("check the name, or have it made: {argument},size=1G")
+            }),
+            Problem::Refused { errno, path: p, doing } => match *errno {
+                Errno::EACCES | Errno::EPERM if *doing == "make" => {
+                    Some(format!("get access to its directory: `ls -ld {}` shows who has it", directory(p)))
+                }
+                Errno::EACCES | Errno::EPERM => Some(format!("get access: `ls -l {}` shows who has it", path(p))),
+                Errno::EROFS => Some("the file system is read-only: serve it with --read-only, or copy elsewhere".into()),
+                Errno::EBUSY => Some(format!("it is in use: `lsblk {}` and `fuser -v {}` show by whom", path(p), path(p))),
+                Errno::EFBIG => Some("the file system takes no file of this size: give a smaller size=".into()),
+                Errno::ETXTBSY => Some("a running program is mapped from it: use another file".into()),
+                _ => None,
+            },
+            Problem::NotAFile { .. } => Some("name a regular file or a block device".into()),
+            Problem::NotMultiple { path: p, unit, .. } => Some(format!("pad it with zeroes: truncate -s %{unit} {}", path(p))),
+            Problem::OtherSize { path: p, have, asked } if have < asked => {
+                let grow = format!("truncate -s {asked} {}", path(p));
+                Some(format!("leave size= out to use it as it is, or make it longer: {grow}"))
+            }
+            Problem::OtherSize { .. } => Some("leave size= out to use all of it".into()),
+            Problem::NoSpace { path: p, .. } => {
+                let dir = directory(p);
+                Some(format!("make room, or give a smaller size=: `df -h {dir}` and `df -i {dir}` show what is left"))
+            }
+            Problem::Locked { pid: Some(pid), .. } => Some(format!("stop it first (kill {pid}), or use another image")),
+            Problem::Locked { path: p, pid: None, .. } => Some(format!("`sudo fuser -v {}` shows by whom", path(p))),
+            Problem::NoHugePages { page, need, free, .. } => {
+                let reserve = format!("/sys/kernel/mm/hugepages/hugepages-{}kB/nr_hugepages", page >> 10);
+                let there = std::fs::read_to_string(&reserve).ok().and_then(|n| n.trim().parse::<u64>().ok()).unwrap_or(0);
+                Some(format!("reserve them: echo {} | sudo tee {reserve}", there + need - free))
+            }
+            Problem::LockedMemory { need, .. } => {
+                Some(format!("raise the limit: ulimit -l {} (as root, or by limits.conf)", need.div_ceil(1024)))
+            }
+            Problem::NoFeature { from, .. } => Some(format!("needs {from}")),
+            Problem::BarRefused { errno, .. } => Some(match *errno {
+                Errno::EACCES | Errno::EPERM => "mapping a BAR takes root (CAP_SYS_RAWIO), no kernel lockdown, and a \
+                     function no driver holds (CONFIG_IO_STRICT_DEVMEM): echo ADDRESS | sudo tee \
+                     /sys/bus/pci/devices/ADDRESS/driver/unbind"
+                    .into(),
+                Errno::EINVAL | Errno::ENODEV => {
+                    "only memory BARs can be mapped, not I/O ports: `lspci -vs ADDRESS` says which is which".into()
+                }
+                _ => "enable the function first: echo 1 | sudo tee /sys/bus/pci/devices/ADDRESS/enable".into(),
+            }),
+            Problem::Empty { path: p } => Some(format!("give it a size: truncate -s 1G {}", path(p))),
+            Problem::Memory(_) | Problem::File(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Problem::NotFound { path, errno } => write!(f, "there is no {}: {errno}", path.display()),
+            Problem::Refused { doing, path, errno } => write!(f, "cannot {doing} {}: {errno}", path.display()),
+            Problem::NotAFile { path } => write!(f, "{} is neither a file nor a block device", path.display()),
+            Problem::NotMultiple { path, size, unit } => {
+                write!(f, "the size of {}, {size}, is no multiple of {unit}", path.display())
+            }
+            Problem::OtherSize { path, have, asked } => {
+                let than = if have < asked { "smaller" } else { "larger" };
+                let (have, asked) = (exactly(*have), exactly(*asked));
+                write!(f, "{} is {have}, {than} than the {asked} asked for", path.display())
+            }
+            Problem::NoSpace { path, asked, errno, free } => {
+                write!(f, "no room to make {} of {}: {errno}", path.display(), exactly(*asked))?;
+                free.map_or(Ok(()), |free| write!(f, ", {} are free", Human(free)))
+            }
+            Problem::Locked { path, pid, program } => {
+                write!(f, "{} is in use by ", path.display())?;
+                match (pid, program) {
+                    (Some(pid), Some(program)) => write!(f, "process {pid} ({program})"),
+                    (Some(pid), None) => write!(f, "process {pid}"),
+                    (None, _) => f.write_str("a process that is not ours to see"),
+                }
+            }
+            Problem::NoHugePages { page, need, free, errno } => {
+                write!(f, "needs {need} huge pages of {}, {free} are free: {errno}", Human(*page))
+            }
+            Problem::LockedMemory { need, limit, errno } => {
+                let (limit, need) = (limit / 1024, need.div_ceil(1024));
+                write!(f, "RLIMIT_MEMLOCK is {limit} KiB, {need} KiB needed: {errno}")
+            }
+            Problem::NoFeature { what, errno, .. } => write!(f, "this kernel has no {what}: {errno}"),
+            Problem::BarRefused { path, errno } => write!(f, "cannot map {}: {errno}", path.display()),
+            Problem::Memory(error) => error.fmt(f),
+            Problem::Empty { path } => write!(f, "{} is empty", path.display()),
+            Problem::File(error) => error.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.argument, self.problem)?;
+        match self.remedy() {
+            Some(remedy) => write!(f, "\n  help: {remedy}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for OpenError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &self.problem {
+            Problem::Memory(error) => Some(error),
+            Problem::File(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+/// A size both exact and readable: `1000 bytes`, `4096 bytes (4K)`.
+fn exactly(bytes: u64) -> String {
+    let short = Exact(bytes).to_string();
+    if short == bytes.to_string() { format!("{bytes} bytes") } else { format!("{bytes} bytes ({short})") }
+}
+
+/// The directory a file is in, as a shell takes it.
+fn directory(path: &Path) -> String {
+    match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => quoted(&dir.display().to_string()),
+        _ => ".".into(),
+    }
+}
+
+/// A word as a shell takes it.
+fn quoted(word: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"/._-+:@%".contains(&b);
+    if !word.is_empty() && word.bytes().all(plain) { word.into() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `pageless serve`: a disk for NBD clients, from `ready` to a clean end.
+
+mod error;
+
+use std::net::ToSocketAddrs as _;
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pageless::export::nbd::{self, Export, Server, ServerConfig, Totals};
+use pageless::mem::Memory;
+use pageless::open::{Options, open};
+use pageless::spec::{DeviceSpec, Listen, Spec};
+use pageless::sys::limits::raise_descriptors;
+use pageless::sys::signal::{Termination, block_termination};
+use serde::Serialize;
+
+pub(crate) use self::error::ServeError;
+use crate::cli::ServeArgs;
+use crate::failure::Failure;
+use crate::output;
+
+/// What is served and where when nothing is said.
+const IMAGE: &str = "pageless.img";
+const IMAGE_SIZE: u64 = 1 << 30;
+const SOCKET: &str = "unix:./pageless.sock";
+
+/// How long clients may take to fetch their last answers.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// More threads than this wait for memory, not for a processor.
+const MOST_WORKERS: usize = 8;
+
+/// Runs the command.
+pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
+    let spec = match &args.device {
+        Some(text) => text.parse()?,
+        None => default_image(),
+    };
+    let listen = addresses(&args.nbd)?;
+    // Before the first thread, so that no signal ends one of them.
+    let signals = block_termination()?;
+    // Each client is a descriptor; where the limit cannot be raised, fewer fit.
+    let _ = raise_descriptors();
+    let memory = Memory::new()?;
+    let opened = open(&memory, &spec, Options { read_only: args.read_only, size_if_made: None })?;
+    output::notes(&[&opened]);
+    let bytes = opened.device.capacity();
+    let read_only = args.read_only || opened.device.limits().read_only;
+    let export = Export {
+        name: args.export.clone(),
+        description: opened.name.clone(),
+        device: Arc::from(opened.device),
+        read_only,
+    };
+    let config = ServerConfig {
+        exports: vec![export],
+        listen: listen.iter().map(|(_, listen)| listen.clone()).collect(),
+        workers: std::thread::available_parallelism().map_or(1, NonZeroUsize::get).min(MOST_WORKERS),
+        ..ServerConfig::default()
+    };
+    let server = Server::start(config, &memory).map_err(|error| ServeError::start(error, &listen))?;
+    if let Some(made) = opened.made {
+        made.keep();
+    }
+    let told = tell_ready(&server, args, bytes, read_only);
+    // Nobody is left to tell when stdout is gone, but those who connect are still served.
+    let signal = if told.is_ok() { signals.wait() } else { Termination::Terminate };
+    let told = told.and_then(|()| tell(args, &Event::Stopping { signal: name(signal) }));
+    let totals = server.stop(PATIENCE).map_err(ServeError::Stop)?;
+    told.and_then(|()| tell(args, &Event::stopped(totals)))
+}
+
+/// `./pageless.img`: made the first time, as it is later.
+fn default_image() -> Spec {
+    let size = (!Path::new(IMAGE).exists()).then_some(IMAGE_SIZE);
+    Spec::Device(DeviceSpec::File { path: IMAGE.into(), size })
+}
+
+/// What each `--nbd` says, and where that is.
+fn addresses(wanted: &[String]) -> Result<Vec<(String, nbd::Listen)>, Failure> {
+    let default = [SOCKET.to_owned()];
+    let wanted = if wanted.is_empty() { &default } else { wanted };
+    let resolve = |text: &String| {
+        let place = match text.parse::<Listen>()? {
+            Listen::Unix(path) => nbd::Listen::Unix(path),
+            Listen::Tcp { host, port } => {
+                let found = (host.as_str(), port).to_socket_addrs().map(|mut all| all.next());
+                let unknown = |why: String| ServeError::Host { argument: text.clone(), host: host.clone(), why };
+                let first = found.map_err(|error| unknown(error.to_string()))?;
+                nbd::Listen::Tcp(first.ok_or_else(|| unknown("it has no address".into()))?)
+            }
+        };
+        Ok((text.clone(), place))
+    };
+    wanted.iter().map(resolve).collect()
+}
+
+/// What happens, for programs.
+#[derive(Debug, Serialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+enum Event<'e> {
+    /// Clients can connect.
+    Ready { nbd: String, export: &'e str, bytes: u64, read_only: bool },
+    /// A signal came.
+    Stopping { signal: &'static str },
+    /// All is answered, flushed and removed.
+    Stopped { connections: u64, requests: u64, errors: u64, bytes_read: u64, bytes_written: u64 },
+}
+
+impl Event<'_> {
+    fn stopped(totals: Totals) -> Event<'static> {
+        let Totals { reads, writes, flushes, trims, zeroes, statuses, .. } = totals;
+        Event::Stopped {
+            connections: totals.connections,
+            requests: reads + writes + flushes + trims + zeroes + statuses,
+            errors: totals.errors,
+            bytes_read: totals.bytes_read,
+            bytes_written: totals.bytes_written,
+        }
+    }
+}
+
+fn tell_ready(server: &Server, args: &ServeArgs, bytes: u64, read_only: bool) -> Result<(), Failure> {
+    for address in server.addresses() {
+        let nbd = address.to_string();
+        if args.json {
+            tell(args, &Event::Ready { nbd, export: &args.export, bytes, read_only })?;
+        } else {
+            output::text(&format!("ready nbd {nbd}\n"))?;
+        }
+    }
+    if args.device.is_none() && !args.json {
+        eprint!("{}", what_next(server.addresses()));
+    }
+    Ok(())
+}
+
+fn tell(args: &ServeArgs, event: &Event<'_>) -> Result<(), Failure> {
+    if args.json { output::json(event) } else { Ok(()) }
+}
+
+/// What a newcomer can type into another terminal.
+fn what_next(addresses: &[nbd::Listen]) -> String {
+    let uri = match addresses.first() {
+        Some(nbd::Listen::Unix(path)) => {
+            let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+            format!("nbd+unix:///?socket={}", path.display())
+        }
+        Some(nbd::Listen::Tcp(address)) => format!("nbd://{address}"),
+        None => return String::new(),
+    };
+    format!(
+        "serving ./{IMAGE}; in another terminal:\n  \
+           nbdinfo '{uri}'\n  \
+           qemu-img info '{uri}'\n  \
+           nbdcopy some.img '{uri}'\n\
+         Ctrl-C stops it; `pageless serve --help` shows what else it serves\n"
+    )
+}
+
+fn name(signal: Termination) -> &'static str {
+    match signal {
+        Termination::Interrupt => "SIGINT",
+        Termination::Terminate => "SIGTERM",
+        Termination::HangUp => "SIGHUP",
+    }
+}

@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `pageless serve` from the first line to a clean end: files and sockets it makes, locks it holds, signals it obeys.
+
+mod common;
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::{Child, Command, Stdio};
+
+use common::nbd::{CMD_FLUSH, CMD_WRITE, EPERM, Peer};
+use common::server::{Serve, Server};
+use common::{MIB, Scratch, eventually, noise, ok, same};
+use serde_json::Value;
+
+const PAGELESS: &str = env!("CARGO_BIN_EXE_pageless");
+
+/// A server run in a folder of its own, its output line by line.
+struct Run {
+    child: Child,
+    out: BufReader<std::process::ChildStdout>,
+}
+
+impl Run {
+    fn start(dir: &str, args: &[&str]) -> Run {
+        let mut child = Command::new(PAGELESS)
+            .args(args)
+            .current_dir(dir)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("starts");
+        let out = BufReader::new(child.stdout.take().expect("piped"));
+        Run { child, out }
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.out.read_line(&mut line).expect("UTF-8");
+        line.trim_end().to_owned()
+    }
+
+    /// Sends a signal; exit code, the rest of stdout, all of stderr.
+    fn stop(mut self, signal: &str) -> (Option<i32>, String, String) {
+        ok("kill", &[signal, &self.child.id().to_string()]);
+        let status = eventually("it ends", || self.child.try_wait().expect("wait"));
+        let (mut rest, mut errors) = (String::new(), String::new());
+        self.out.read_to_string(&mut rest).expect("UTF-8");
+        self.child.stderr.take().expect("piped").read_to_string(&mut errors).expect("UTF-8");
+        (status.code(), rest, errors)
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn without_arguments_it_makes_an_image_and_says_what_to_type_next() {
+    let scratch = Scratch::short();
+    let dir = scratch.path("");
+    let mut run = Run::start(&dir, &["serve"]);
+    assert_eq!(run.line(), "ready nbd unix:./pageless.sock");
+    let image = std::fs::metadata(scratch.path("pageless.img")).expect("made");
+    assert_eq!((image.len(), image.blocks()), (1 << 30, 0));
+    let (mut peer, size) = Peer::connect(&scratch.path("pageless.sock")).expect("it accepts");
+    assert_eq!(size, 1 << 30);
+    let bytes = noise(4096, 1);
+    assert_eq!(peer.ask(CMD_WRITE, 0, 8192, 4096, &bytes), 0);
+    let (code, rest, errors) = run.stop("-TERM");
+    assert_eq!((code, rest.as_str()), (Some(0), ""), "{errors}");
+    assert!(!std::fs::exists(scratch.path("pageless.sock")).expect("stat"), "the socket stayed behind");
+    for next in ["nbdinfo", "qemu-img info", "nbdcopy", "Ctrl-C"] {
+        assert!(errors.contains(next), "{next}: {errors}");
+    }
+    let image = std::fs::read(scratch.path("pageless.img")).expect("kept");
+    same("the image", &image[8192..12288], &bytes);
+
+    // The second time it serves what is there, whatever its size.
+    std::fs::File::options().write(true).open(scratch.path("pageless.img")).expect("there").set_len(MIB).expect("shrinks");
+    let mut run = Run::start(&dir, &["serve"]);
+    assert_eq!(run.line(), "ready nbd unix:./pageless.sock");
+    let (mut peer, size) = Peer::connect(&scratch.path("pageless.sock")).expect("it accepts");
+    assert_eq!((size, peer.read_at(8192, 4096)), (MIB, Ok(bytes)));
+    assert_eq!(run.stop("-INT").0, Some(0));
+}
+
+#[test]
+fn one_ready_line_for_each_address() {
+    let scratch = Scratch::short();
+    let listen = ["unix:a.sock", "tcp:127.0.0.1:0", "unix:b.sock", "tcp:[::1]:0"];
+    let listen = if std::net::TcpListener::bind("[::1]:0").is_ok() { &listen[..] } else { &listen[..3] };
+    let mut args = vec!["serve", "ram:1M"];
+    listen.iter().for_each(|address| args.extend(["--nbd", address]));
+    let mut run = Run::start(&scratch.path(""), &args);
+    for address in listen {
+        let line = run.line();
+        let told = line.strip_prefix("ready nbd ").unwrap_or_else(|| panic!("{line}"));
+        match address.strip_prefix("tcp:").and_then(|a| a.strip_suffix(":0")) {
+            None => assert_eq!(told, *address),
+            Some(host) => {
+                let real = told.strip_prefix("tcp:").expect("tcp");
+                assert!(real.starts_with(host) && !real.ends_with(":0"), "{told}");
+                std::net::TcpStream::connect(real).expect("it accepts there");
+            }
+        }
+    }
+    assert_eq!(run.stop("-TERM").0, Some(0));
+    assert!(!std::fs::exists(scratch.path("a.sock")).expect("stat") && !std::fs::exists(scratch.path("b.sock")).expect("stat"));
+}
+
+#[test]
+fn events_in_json() {
+    let scratch = Scratch::short();
+    let mut run = Run::start(&scratch.path(""), &["serve", "ram:1M", "--nbd", "unix:s", "--export", "disk", "--json"]);
+    let ready: Value = serde_json::from_str(&run.line()).expect("JSON");
+    assert_eq!((&ready["event"], &ready["nbd"], &ready["export"]), (&"ready".into(), &"unix:s".into(), &"disk".into()));
+    assert_eq!((&ready["bytes"], &ready["read_only"]), (&MIB.into(), &false.into()));
+    let (code, rest, errors) = run.stop("-TERM");
+    assert_eq!((code, errors.as_str()), (Some(0), ""));
+    let events: Vec<Value> = rest.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let names: Vec<_> = events.iter().map(|event| event["event"].as_str().expect("a name")).collect();
+    assert_eq!(names, ["stopping", "stopped"]);
+    assert_eq!(events[0]["signal"], "SIGTERM");
+}
+
+#[test]
+fn a_second_writer_is_refused_with_the_holders_pid() {
+    let scratch = Scratch::disk();
+    let image = scratch.sparse("x.img", MIB);
+    for (first, second) in [("file", "file"), ("pmem", "file"), ("file", "pmem"), ("pmem", "pmem")] {
+        let server = Server::start(&format!("{first}:{image}"));
+        let spec = format!("{second}:{image}");
+        for args in [&[][..], &["--read-only"]] {
+            let (code, text) = Serve::new(&spec).args(args).refused();
+            assert_eq!(code, 1, "{text}");
+            assert!(text.contains(&format!("{spec}: {image} is in use by process {} (pageless)", server.pid())), "{text}");
+            assert!(text.contains(&format!("kill {}", server.pid())), "{text}");
+        }
+        server.stop();
+    }
+    // Readers do not mind each other, and keep writers out.
+    let spec = format!("file:{image}");
+    let first = Serve::new(&spec).args(&["--read-only"]).start();
+    let second = Serve::new(&format!("pmem:{image}")).args(&["--read-only"]).start();
+    assert_eq!(Serve::new(&spec).refused().0, 1);
+    first.stop();
+    second.stop();
+    Server::start(&spec).stop();
+}
+
+#[test]
+fn a_stale_socket_is_replaced() {
+    let scratch = Scratch::short();
+    let socket = scratch.path("s");
+    drop(UnixListener::bind(&socket).expect("binds"));
+    assert!(UnixStream::connect(&socket).is_err(), "nobody listens any more");
+    Serve::new("ram:1M").at(&socket).start().stop();
+    // One whose server was killed, too.
+    let killed = Serve::new("ram:1M").at(&socket).start();
+    killed.kill();
+    assert!(std::fs::exists(&socket).expect("stat"));
+    Serve::new("ram:1M").at(&socket).start().stop();
+}
+
+#[test]
+fn a_live_socket_is_left_alone() {
+    let scratch = Scratch::short();
+    let socket = scratch.path("s");
+    let server = Serve::new("ram:1M").at(&socket).start();
+    let (code, text) = Serve::new("ram:2M").at(&socket).refused();
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains(&format!("--nbd unix:{socket}: ")) && text.contains("a server is listening on this socket"), "{text}");
+    assert_eq!(Peer::connect(&socket).expect("the first still serves").1, MIB);
+    server.stop();
+}
+
+#[test]
+fn what_is_no_socket_is_not_removed() {
+    let scratch = Scratch::short();
+    let precious = scratch.file("s", b"precious");
+    let (code, text) = Serve::new("ram:1M").at(&precious).refused();
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("is not a socket"), "{text}");
+    assert_eq!(std::fs::read(&precious).expect("there"), b"precious");
+}
+
+#[test]
+fn addresses_that_cannot_be_listened_at() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = taken.local_addr().expect("bound").port();
+    let scratch = Scratch::short();
+    for (address, says) in [
+        (format!("tcp:127.0.0.1:{port}"), "EADDRINUSE (98, "),
+        ("tcp:192.0.2.1:10809".to_owned(), "EADDRNOTAVAIL (99, "),
+        ("tcp:no-such-host.invalid:10809".to_owned(), "no-such-host.invalid"),
+        (format!("unix:{}", scratch.path("no/such/dir/s")), "ENOENT (2, "),
+    ] {
+        let out = common::run(PAGELESS, &["serve", "ram:1M", "--nbd", &address]);
+        let text = common::said(&out);
+        assert_eq!(out.status.code(), Some(1), "{text}");
+        assert!(text.contains(&format!("--nbd {address}")) && text.contains(says) && text.contains("help: "), "{text}");
+    }
+}
+
+/// The image it was asked to make is not left behind when it cannot serve it.
+#[test]
+fn a_failed_start_leaves_nothing() {
+    let scratch = Scratch::short();
+    let image = scratch.path("new.img");
+    let spec = format!("file:{image},size=1M");
+    let out = common::run(PAGELESS, &["serve", &spec, "--nbd", &format!("unix:{}", scratch.path("no/such/s"))]);
+    assert_eq!(out.status.code(), Some(1));
+    assert!(!std::fs::exists(&image).expect("stat"), "{}", common::said(&out));
+}
+
+#[test]
+fn read_only_is_read_only() {
+    let scratch = Scratch::disk();
+    for kind in ["file", "pmem"] {
+        let image = scratch.file(kind, &noise(MIB as usize, 2));
+        let mut permissions = std::fs::metadata(&image).expect("there").permissions();
+        permissions.set_readonly(true);
+        std::fs::set_permissions(&image, permissions).expect("ours");
+        let server = Serve::new(&format!("{kind}:{image}")).args(&["--read-only"]).start();
+        let (mut peer, _) = Peer::connect(server.socket()).expect("connects");
+        assert_eq!(peer.read_at(0, 4096), Ok(noise(MIB as usize, 2)[..4096].to_vec()));
+        assert_eq!(peer.ask(CMD_WRITE, 0, 0, 4096, &[0; 4096]), EPERM);
+        assert_eq!(peer.ask(CMD_FLUSH, 0, 0, 0, &[]), 0);
+        server.stop();
+        same(&image, &std::fs::read(&image).expect("there"), &noise(MIB as usize, 2));
+    }
+}
+
+#[test]
+fn what_was_written_is_in_the_image_after_sigterm() {
+    let scratch = Scratch::disk();
+    for kind in ["file", "pmem"] {
+        let image = scratch.sparse(kind, 8 * MIB);
+        let server = Server::start(&format!("{kind}:{image}"));
+        let (mut peer, _) = Peer::connect(server.socket()).expect("connects");
+        let bytes = noise(MIB as usize, 3);
+        assert_eq!(peer.ask(CMD_WRITE, 0, 3 * MIB, u32::try_from(MIB).expect("small"), &bytes), 0);
+        server.stop();
+        same(kind, &std::fs::read(&image).expect("there")[3 * MIB as usize..4 * MIB as usize], &bytes);
+    }
+}
