@@ -96,7 +96,11 @@ fn runtime_errors() {
         (&["serve", &folder], "neither a file nor a block device", "regular file"),
         (&["serve", "bar:ffff:ff:1f.7/5"], "ENOENT (2, ", "lspci -D"),
         (&["serve", "dax:/dev/dax99.99"], "ENOENT (2, ", "daxctl list"),
-        (&["copy", "null:2M", "ram:1M"], "ram:1M holds 1048576 bytes (1 MiB), null:2M has 2097152 (2 MiB)", "at least that large"),
+        (
+            &["copy", "null:2M", "ram:1M"],
+            "ram:1M holds 1048576 bytes (1 MiB), null:2M has 2097152 (2 MiB)",
+            "at least that large",
+        ),
         (&["copy", &missing, "ram:1M"], "ENOENT (2, ", "check the name"),
         (&["region", "probe", &missing.replace("file:", "pmem:")], "ENOENT (2, ", "size=1G"),
     ];
@@ -133,7 +137,10 @@ fn a_low_memlock_limit_names_the_ulimit_command() {
         if !common::have(&["setpriv"]) {
             return;
         }
-        words.splice(0..0, ["setpriv", "--bounding-set=-ipc_lock", "--inh-caps=-ipc_lock", "--reuid=65534", "--clear-groups"]);
+        words.splice(
+            0..0,
+            ["setpriv", "--bounding-set=-ipc_lock", "--inh-caps=-ipc_lock", "--reuid=65534", "--clear-groups"],
+        );
     }
     let text = fails(words[0], &words[1..]);
     if text.contains("has no memfd_secret") {

@@ -42,8 +42,9 @@ fn a_handshake_cut_at_every_byte() {
     whole.extend(option(nbd::OPT_GO, &go_data("")));
     for cut in 0..=whole.len() {
         let mut peer = Peer::greet(server.socket()).expect("greeting");
-        peer.0.write_all(&whole[..cut]).expect("the server reads");
-        peer.0.shutdown(Shutdown::Write).expect("half-close");
+        peer.0.write_all(&whole[..cut]).expect("the socket takes a few bytes");
+        // The server may have hung up already, which is as good.
+        let _ = peer.0.shutdown(Shutdown::Write);
         // Whatever it answered before the cut, the end of it is a closed connection.
         let mut rest = Vec::new();
         let _ = peer.0.read_to_end(&mut rest);
@@ -69,8 +70,9 @@ fn requests_cut_at_every_byte() {
     whole.extend(request(nbd::CMD_FLUSH, 0, 3, 0, 0));
     for cut in 0..=whole.len() {
         let (mut peer, _) = Peer::connect(server.socket()).expect("connect");
-        peer.0.write_all(&whole[..cut]).expect("the server reads");
-        peer.0.shutdown(Shutdown::Write).expect("half-close");
+        peer.0.write_all(&whole[..cut]).expect("the socket takes a few bytes");
+        // The server may have hung up already, which is as good.
+        let _ = peer.0.shutdown(Shutdown::Write);
         let mut rest = Vec::new();
         let _ = peer.0.read_to_end(&mut rest);
         if cut % 64 == 0 {

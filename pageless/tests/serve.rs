@@ -81,7 +81,12 @@ fn without_arguments_it_makes_an_image_and_says_what_to_type_next() {
     same("the image", &image[8192..12288], &bytes);
 
     // The second time it serves what is there, whatever its size.
-    std::fs::File::options().write(true).open(scratch.path("pageless.img")).expect("there").set_len(MIB).expect("shrinks");
+    std::fs::File::options()
+        .write(true)
+        .open(scratch.path("pageless.img"))
+        .expect("there")
+        .set_len(MIB)
+        .expect("shrinks");
     let mut run = Run::start(&dir, &["serve"]);
     assert_eq!(run.line(), "ready nbd unix:./pageless.sock");
     let (mut peer, size) = Peer::connect(&scratch.path("pageless.sock")).expect("it accepts");
@@ -110,7 +115,10 @@ fn one_ready_line_for_each_address() {
         }
     }
     assert_eq!(run.stop("-TERM").0, Some(0));
-    assert!(!std::fs::exists(scratch.path("a.sock")).expect("stat") && !std::fs::exists(scratch.path("b.sock")).expect("stat"));
+    assert!(
+        !std::fs::exists(scratch.path("a.sock")).expect("stat")
+            && !std::fs::exists(scratch.path("b.sock")).expect("stat")
+    );
 }
 
 #[test]
@@ -138,7 +146,10 @@ fn a_second_writer_is_refused_with_the_holders_pid() {
         for args in [&[][..], &["--read-only"]] {
             let (code, text) = Serve::new(&spec).args(args).refused();
             assert_eq!(code, 1, "{text}");
-            assert!(text.contains(&format!("{spec}: {image} is in use by process {} (pageless)", server.pid())), "{text}");
+            assert!(
+                text.contains(&format!("{spec}: {image} is in use by process {} (pageless)", server.pid())),
+                "{text}"
+            );
             assert!(text.contains(&format!("kill {}", server.pid())), "{text}");
         }
         server.stop();
@@ -174,7 +185,10 @@ fn a_live_socket_is_left_alone() {
     let server = Serve::new("ram:1M").at(&socket).start();
     let (code, text) = Serve::new("ram:2M").at(&socket).refused();
     assert_eq!(code, 1, "{text}");
-    assert!(text.contains(&format!("--nbd unix:{socket}: ")) && text.contains("a server is listening on this socket"), "{text}");
+    assert!(
+        text.contains(&format!("--nbd unix:{socket}: ")) && text.contains("a server is listening on this socket"),
+        "{text}"
+    );
     assert_eq!(Peer::connect(&socket).expect("the first still serves").1, MIB);
     server.stop();
 }

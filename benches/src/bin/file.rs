@@ -13,6 +13,7 @@ use pageless_benches::{Bar, Offsets, interleave, ratios, verdict};
 use pageless_block::{Bio, Queue, Route, Sector, open_checked};
 use pageless_drivers::file::{FileDisk, FileDiskOptions};
 use pageless_mem::{Backing, Memory, Region};
+use pageless_sys::epoll::{Epoll, Interest};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -85,6 +86,10 @@ impl Load {
         let requests = total / self.len;
         let (mut sent, mut back) = (0, 0);
         let mut out = Vec::new();
+        let mut epoll = Epoll::new(1)?;
+        if let Some(event) = queue.event() {
+            epoll.add(event, 0, Interest::Read)?;
+        }
         let begin = Instant::now();
         while back < requests {
             while sent < requests && sent - back < self.depth {
@@ -98,7 +103,9 @@ impl Load {
                 queue.submit(bio).map_err(|refused| refused.why)?;
                 sent += 1;
             }
-            queue.poll(&mut out)?;
+            if queue.poll(&mut out)? == 0 {
+                epoll.wait(None, &mut Vec::new())?;
+            }
             for completion in out.drain(..) {
                 if !completion.status.is_ok() {
                     return Err(completion.status.to_string().into());

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use pageless_sys::file::Run;
+use pageless_sys::file::{File, Run};
 use pageless_sys::pagemap::Pagemap;
 
 use crate::region::Inner;
@@ -102,7 +102,7 @@ impl Extents {
         let run = match (&self.pagemap, self.region.backing.file_behind()) {
             (Some(_), _) => self.ask_pagemap(offset),
             (None, Some(file)) if self.region.backing.extent_source() == Sparse::Seek => {
-                file.run_at(offset, self.region.len()).ok().map(|run| (offset, run))
+                ask_file(file, offset, self.region.len()).map(|run| (offset, run))
             }
             _ => None,
         };
@@ -153,5 +153,19 @@ impl Extents {
         let end = past.checked_sub(1).filter(|at| *at >= first).map_or(end, |at| self.data[at].1.max(end));
         self.data.splice(first..past, [(start, end)]);
         self.last = first;
+    }
+}
+
+/// The run at `offset` of a file. What lies past the end of a file that was cut short is lost, not a hole: it counts as
+/// data, so that whoever touches it finds out (I7).
+fn ask_file(file: &File, offset: u64, end: u64) -> Option<Run> {
+    let run = file.run_at(offset, end).ok()?;
+    if run != Run::HoleUntil(end) {
+        return Some(run);
+    }
+    match file.size().ok()? {
+        size if size >= end => Some(run),
+        size if size > offset => Some(Run::HoleUntil(size)),
+        _ => Some(Run::DataUntil(end)),
     }
 }

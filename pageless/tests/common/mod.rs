@@ -43,6 +43,12 @@ pub(crate) fn skip(needs: &str) {
     note(&format!("skipped: needs {needs} ({test})"));
 }
 
+/// Skips visibly what this kernel or container does not allow: no installation would help, so requiring does not either.
+pub(crate) fn skip_kernel(needs: &str) {
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    note(&format!("skipped: this machine lacks {needs} ({test})"));
+}
+
 /// Whether these tools can be run; says so when one cannot.
 pub(crate) fn have(tools: &[&str]) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();

@@ -210,7 +210,10 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
-            super::note(&format!("--- the server said:\n{}\n---", self.said()));
+            let said = self.said();
+            let lines: Vec<&str> = said.lines().collect();
+            let last = &lines[lines.len().saturating_sub(20)..];
+            super::note(&format!("--- the server said last:\n{}\n---", last.join("\n")));
         }
     }
 }
