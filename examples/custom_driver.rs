@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! cargo run --example custom_driver -- /tmp/sectors.sock 60 &
-//! nbdsh -u 'nbd+unix:///?socket=/tmp/sectors.sock' -c 'print(h.pread(512, 7 * 512))'
+//! nbdcopy 'nbd+unix:///?socket=/tmp/sectors.sock' - | head -c 2048
 //! ```
 //! It serves for the given number of seconds (10 without one).
 
@@ -12,9 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pageless::block::{
-    Bio, BlockDevice, Completion, Error, Limits, Op, Queue, Refused, Route, Sector, Status, Why,
-};
+use pageless::block::{Bio, BlockDevice, Completion, Error, Limits, Op, Queue, Refused, Route, Sector, Status, Why};
 use pageless::export::nbd::{Export, Listen, Server, ServerConfig};
 use pageless::mem::{Access, Fault, Memory, PhysRange, Reader};
 
@@ -116,8 +114,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let limits = Limits { read_only: true, ..Limits::default() };
     let device = Arc::new(Sectors { memory: memory.clone(), limits });
     let export = Export { name: String::new(), description: "sectors".into(), device, read_only: true };
-    let config =
-        ServerConfig { exports: vec![export], listen: vec![Listen::Unix(path)], ..ServerConfig::default() };
+    let config = ServerConfig { exports: vec![export], listen: vec![Listen::Unix(path)], ..ServerConfig::default() };
     let server = Server::start(config, &memory)?;
     println!("serving at {} for {seconds} s", server.addresses()[0]);
     std::thread::sleep(Duration::from_secs(seconds));

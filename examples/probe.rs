@@ -4,7 +4,7 @@
 //! `cargo run --example probe`
 
 use pageless::mem::probe::probe;
-use pageless::mem::{Access, Backing, Memory};
+use pageless::mem::{Backing, FRAME_SIZE, Memory};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     // The frame space of this process: regions live in it and are named by frame number.
@@ -14,15 +14,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for backing in [Backing::anon(16 << 20)?, Backing::secret(4 << 20)?] {
         // Registering is a mapping and a table insert: nothing is kept per page.
         let region = memory.register(backing)?;
-        println!("{}: {} frames, {} bytes of metadata", region.describe(), region.frames().count(), region.metadata_bytes());
+        println!(
+            "{}: {} frames, {} bytes of metadata",
+            region.describe(),
+            region.frames().count(),
+            region.metadata_bytes()
+        );
 
-        // A probe fills no hole, so there must be a page to try on. Frames are written through a window.
-        let first = region.range(0, 4096).ok_or("no frame")?;
-        let online = reader.online();
-        let window = online.kmap(first, Access::Write).map_err(|fault| format!("{fault:?}"))?;
-        window.writer().write(b"something").map_err(|error| format!("{error:?}"))?;
-        drop(window);
-        drop(online);
+        // A probe fills no hole, so there must be a page to try on.
+        region.zero(0, FRAME_SIZE).map_err(|fault| format!("{fault:?}"))?;
 
         let found = probe(&region, &mut reader);
         println!("  it is                         {:?}", found.class);

@@ -5,12 +5,17 @@ use clap::{Args, Parser, Subcommand};
 
 /// I/O to memory that has no struct page, or that the kernel will not pin.
 #[derive(Debug, Parser)]
-#[command(name = "pageless", version, disable_help_subcommand = true, after_help = "\
+#[command(
+    name = "pageless",
+    version,
+    disable_help_subcommand = true,
+    after_help = "\
 Examples:
   pageless serve                                      a 1 GiB disk at unix:./pageless.sock, nothing to set up
   pageless copy file:/data/x.img secret:64M --verify  a file into memory the kernel cannot pin
   pageless region probe secret:4M ram:16M             what may be done with memory
-  pageless help specs                                 every kind of memory and device")]
+  pageless help specs                                 every kind of memory and device"
+)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -74,6 +79,7 @@ pub(crate) struct ServeArgs {
 #[command(after_help = "\
 Memory on either side is the I/O buffer itself. A file: or pmem: DST that does not exist is made, at `size=` or else at
 the size of SRC; one that exists is overwritten in place and keeps its size. Holes of SRC stay holes.
+The report counts from the first request to the flushed destination; pages of new memory are made before that.
 
 Examples:
   pageless copy file:/data/big.img pmem:/mnt/pm/disk.img --verify
@@ -102,7 +108,8 @@ pub(crate) struct CopyArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Registers the memory, then tries a CPU map, a short pin (O_DIRECT), a long pin (an io_uring registered buffer), a socket
-send and a zero-copy send. No byte is changed and no hole is filled: where there is no page the answer is `untested`.
+send and a zero-copy send. No byte is changed and no hole is filled: where a file has no page the answer is `untested`.
+Memory that is made for the probe (ram:, secret:...) is given one page to try on.
 
 Examples:
   pageless region probe secret:4M ram:16M

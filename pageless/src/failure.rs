@@ -44,6 +44,11 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
+    /// Whether the reader of stdout has seen enough, as `head` does: nothing to complain about.
+    pub(crate) fn is_broken_pipe(&self) -> bool {
+        matches!(self, Failure::Output(error) if error.kind() == std::io::ErrorKind::BrokenPipe)
+    }
+
     /// 2 for arguments that can never work, 128 + signal for a signal, 1 for everything that went wrong.
     pub(crate) fn code(&self) -> ExitCode {
         ExitCode::from(match self {

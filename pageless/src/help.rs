@@ -20,10 +20,8 @@ pub(crate) fn text(topic: &[String]) -> Result<String, Failure> {
     let mut command = &mut root;
     for word in topic {
         let names: Vec<_> = command.get_subcommands().map(|c| c.get_name().to_owned()).collect();
-        command = command.find_subcommand_mut(word).ok_or_else(|| Failure::NoTopic {
-            word: word.clone(),
-            known: names,
-        })?;
+        command =
+            command.find_subcommand_mut(word).ok_or_else(|| Failure::NoTopic { word: word.clone(), known: names })?;
     }
     Ok(command.render_help().to_string())
 }

@@ -30,7 +30,9 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("pageless: {failure}");
+            if !failure.is_broken_pipe() {
+                output::aside(&format!("pageless: {failure}\n"));
+            }
             failure.code()
         }
     }

@@ -15,6 +15,11 @@ pub(crate) fn text(text: &str) -> Result<(), Failure> {
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Failure::Output)
 }
 
+/// Prints to stderr, which may be gone.
+pub(crate) fn aside(text: &str) {
+    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+}
+
 /// Prints one JSON object and a newline.
 pub(crate) fn json(value: &impl Serialize) -> Result<(), Failure> {
     let line = serde_json::to_string(value).map_err(|error| Failure::Output(error.into()))?;
@@ -25,7 +30,7 @@ pub(crate) fn json(value: &impl Serialize) -> Result<(), Failure> {
 pub(crate) fn notes(opened: &[&Opened]) {
     for opened in opened {
         for note in &opened.notes {
-            eprintln!("pageless: {}: {note}", opened.name);
+            aside(&format!("pageless: {}: {note}\n", opened.name));
         }
     }
 }

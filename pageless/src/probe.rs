@@ -3,9 +3,9 @@
 
 use std::fmt;
 
+use pageless::block::Status;
 use pageless::mem::probe::{self, Class, Verdict};
 use pageless::mem::{Durability, FRAME_SIZE, Memory, Region};
-use pageless::block::Status;
 use pageless::open::{Options, open};
 use pageless::spec::{Human, Spec};
 use serde::Serialize;

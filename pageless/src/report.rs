@@ -98,12 +98,15 @@ pub(crate) struct Report {
     /// Bytes that were holes, kept as holes or zeroed without moving any.
     #[serde(skip)]
     pub(crate) holes: u64,
+    /// What making the pages of new memory took before that.
+    #[serde(skip)]
+    pub(crate) prepared: Duration,
 }
 
 impl Report {
-    pub(crate) fn new(bytes: u64, holes: u64, took: Duration, tally: Tally) -> Report {
+    pub(crate) fn new(bytes: u64, holes: u64, prepared: Duration, took: Duration, tally: Tally) -> Report {
         let (routes, reasons) = tally.finish();
-        Report { bytes, seconds: took.as_secs_f64(), routes, reasons, verified: None, holes }
+        Report { bytes, seconds: took.as_secs_f64(), routes, reasons, verified: None, holes, prepared }
     }
 }
 
@@ -123,6 +126,9 @@ impl fmt::Display for Report {
             if bytes != 0 {
                 writeln!(f, "  {name:<7} {}", Human(bytes))?;
             }
+        }
+        if self.prepared > Duration::from_millis(1) {
+            writeln!(f, "  before that {:.3} s to make the pages of new memory", self.prepared.as_secs_f64())?;
         }
         for reason in &self.reasons {
             writeln!(f, "  {reason}")?;
@@ -148,7 +154,7 @@ mod tests {
             tally.count(route, bytes);
             tally.explain(Leg::Read, route, "file:x", "secret:64M");
         }
-        let mut report = Report::new(20480, 0, Duration::from_millis(1500), tally);
+        let mut report = Report::new(20480, 0, Duration::ZERO, Duration::from_millis(1500), tally);
         report.verified = Some(true);
         assert_eq!(
             serde_json::to_string(&report).expect("plain data"),
@@ -161,10 +167,10 @@ mod tests {
         let mut tally = Tally::default();
         tally.count(Route::Copy(Why::MemoryDisk), 3 << 20);
         tally.explain(Leg::Write, Route::Copy(Why::MemoryDisk), "pmem:p", "ram:1M");
-        let report = Report::new(4 << 20, 1 << 20, Duration::from_secs(1), tally);
+        let report = Report::new(4 << 20, 1 << 20, Duration::from_millis(70), Duration::from_secs(1), tally);
         assert_eq!(
             report.to_string(),
-            "copied 4 MiB in 1.000 s, 0.003 GB/s\n  copy    3 MiB\n  holes   1 MiB\n  pmem:p is memory, copied by the CPU\n"
+            "copied 4 MiB in 1.000 s, 0.003 GB/s\n  copy    3 MiB\n  holes   1 MiB\n  before that 0.070 s to make the pages of new memory\n  pmem:p is memory, copied by the CPU\n"
         );
     }
 

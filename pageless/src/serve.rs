@@ -66,7 +66,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
         made.keep();
     }
     let told = tell_ready(&server, args, bytes, read_only);
-    // Nobody is left to tell when stdout is gone, but those who connect are still served.
+    // Where stdout is gone, whoever waits for the ready line never gets it, so there is nothing to wait for.
     let signal = if told.is_ok() { signals.wait() } else { Termination::Terminate };
     let told = told.and_then(|()| tell(args, &Event::Stopping { signal: name(signal) }));
     let totals = server.stop(PATIENCE).map_err(ServeError::Stop)?;
@@ -133,7 +133,7 @@ fn tell_ready(server: &Server, args: &ServeArgs, bytes: u64, read_only: bool) ->
         }
     }
     if args.device.is_none() && !args.json {
-        eprint!("{}", what_next(server.addresses()));
+        output::aside(&what_next(server.addresses()));
     }
     Ok(())
 }

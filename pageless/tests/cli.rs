@@ -5,6 +5,9 @@ mod common;
 
 use common::{MIB, Scratch, fails, ok, run, said};
 
+/// A mebibyte of a buffer.
+const M: usize = 1 << 20;
+
 const PAGELESS: &str = env!("CARGO_BIN_EXE_pageless");
 
 /// Runs it in vain; the exit code and what it said.
@@ -175,10 +178,10 @@ fn probe_fills_no_hole_and_changes_no_byte() {
         assert_eq!(text.matches("untested (hole)").count(), 5, "{text}");
         let made = std::fs::metadata(&path).expect("it was made");
         assert_eq!((made.len(), made.blocks()), (1 << 30, 0));
-        let full = scratch.file("full.img", &common::noise(MIB as usize, 1));
+        let full = scratch.file("full.img", &common::noise(M, 1));
         let text = ok(PAGELESS, &["region", "probe", &format!("pmem:{full}")]);
         assert!(text.contains("page-backed"), "{text}");
-        common::same(&full, &std::fs::read(&full).expect("still there"), &common::noise(MIB as usize, 1));
+        common::same(&full, &std::fs::read(&full).expect("still there"), &common::noise(M, 1));
     }
 }
 

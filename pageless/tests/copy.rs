@@ -9,6 +9,9 @@ use std::process::{Command, Stdio};
 use common::{MIB, Scratch, eventually, noise, ok, patchy, run, said, same};
 use serde_json::Value;
 
+/// A mebibyte of a buffer.
+const M: usize = 1 << 20;
+
 const PAGELESS: &str = env!("CARGO_BIN_EXE_pageless");
 
 /// Copies with a report in JSON; the report.
@@ -33,7 +36,7 @@ fn blocks(path: &str) -> u64 {
 #[test]
 fn the_report_has_exactly_its_fields() {
     let scratch = Scratch::disk();
-    let src = format!("file:{}", scratch.file("x.img", &noise(4 * MIB as usize, 1)));
+    let src = format!("file:{}", scratch.file("x.img", &noise(4 * M, 1)));
     let report = copy(&src, "ram:4M");
     let Value::Object(fields) = &report else { panic!("{report}") };
     let mut names: Vec<_> = fields.keys().map(String::as_str).collect();
@@ -54,7 +57,7 @@ fn the_report_has_exactly_its_fields() {
 #[test]
 fn a_file_into_every_kind_of_memory() {
     let scratch = Scratch::disk();
-    let src = format!("file:{}", scratch.file("x.img", &noise(2 * MIB as usize, 2)));
+    let src = format!("file:{}", scratch.file("x.img", &noise(2 * M, 2)));
     let shm = Scratch::shm();
     for dst in [
         "ram:2M".to_owned(),
@@ -78,18 +81,18 @@ fn a_file_into_every_kind_of_memory() {
         assert_eq!(bounce + copied > 0, !reasons.is_empty(), "{dst}: {report}");
     }
     for path in [scratch.path("disk.img"), scratch.path("file.img"), shm.path("file.img")] {
-        same(&path, &read(&path), &noise(2 * MIB as usize, 2));
+        same(&path, &read(&path), &noise(2 * M, 2));
     }
     let grown = read(&shm.path("shm.img"));
-    same("shm.img", &grown[..2 * MIB as usize], &noise(2 * MIB as usize, 2));
-    assert!(grown.len() == 4 * MIB as usize && grown[2 * MIB as usize..].iter().all(|b| *b == 0));
+    same("shm.img", &grown[..2 * M], &noise(2 * M, 2));
+    assert!(grown.len() == 4 * M && grown[2 * M..].iter().all(|b| *b == 0));
 }
 
 /// Both halves of the promise: direct where the kernel pins, bounced with the errno where it does not.
 #[test]
 fn secret_memory_is_bounced_and_says_why() {
     let scratch = Scratch::disk();
-    let src = format!("file:{}", scratch.file("x.img", &noise(4 * MIB as usize, 3)));
+    let src = format!("file:{}", scratch.file("x.img", &noise(4 * M, 3)));
     let ram = copy(&src, "ram:4M");
     if routes(&ram) != [4 * MIB, 0, 0] {
         return common::skip("a file system with O_DIRECT below the build");
@@ -106,7 +109,7 @@ fn secret_memory_is_bounced_and_says_why() {
 #[test]
 fn memory_to_memory_is_a_copy_by_the_cpu() {
     let scratch = Scratch::shm();
-    let src = format!("pmem:{}", scratch.file("x.img", &noise(MIB as usize, 4)));
+    let src = format!("pmem:{}", scratch.file("x.img", &noise(M, 4)));
     let report = copy(&src, "memfd:1M");
     assert_eq!(routes(&report), [0, 0, MIB], "{report}");
     assert_eq!(report["reasons"], Value::Array(vec!["memfd:1M is memory, copied by the CPU".into()]));
@@ -116,7 +119,7 @@ fn memory_to_memory_is_a_copy_by_the_cpu() {
 #[test]
 fn whatever_the_depth_and_block() {
     let scratch = Scratch::disk();
-    let image = patchy(3 * MIB as usize + 5 * 512, 5);
+    let image = patchy(3 * M + 5 * 512, 5);
     let src = scratch.file("x.img", &image);
     for (depth, block) in [("1", "4K"), ("3", "64K"), ("1024", "4K"), ("2", "64M")] {
         let dst = scratch.path(&format!("{depth}-{block}.img"));
@@ -152,7 +155,7 @@ fn sparse_stays_sparse() {
 #[test]
 fn holes_overwrite_old_data() {
     for scratch in [Scratch::disk(), Scratch::shm()] {
-        let image = patchy(8 * MIB as usize, 7);
+        let image = patchy(8 * M, 7);
         let src = scratch.sparse("src", 8 * MIB);
         let file = std::fs::File::options().write(true).open(&src).expect("just made");
         for at in (0..image.len()).step_by(4096).filter(|at| image[*at..at + 4096].iter().any(|b| *b != 0)) {
@@ -160,12 +163,12 @@ fn holes_overwrite_old_data() {
         }
         drop(file);
         for kind in ["file", "pmem"] {
-            let dst = scratch.file(kind, &noise(9 * MIB as usize, 8));
+            let dst = scratch.file(kind, &noise(9 * M, 8));
             let report = copy(&format!("file:{src}"), &format!("{kind}:{dst}"));
             assert_eq!(report["verified"], true);
             let after = read(&dst);
             same(&dst, &after[..image.len()], &image);
-            same("the rest of it", &after[image.len()..], &noise(9 * MIB as usize, 8)[image.len()..]);
+            same("the rest of it", &after[image.len()..], &noise(9 * M, 8)[image.len()..]);
             assert!(blocks(&dst) * 512 < 5 * MIB, "holes became holes: {} blocks", blocks(&dst));
         }
     }
@@ -175,7 +178,7 @@ fn holes_overwrite_old_data() {
 #[test]
 fn a_difference_is_exit_code_1_and_names_the_byte() {
     let scratch = Scratch::disk();
-    let mut image = vec![0; MIB as usize];
+    let mut image = vec![0; M];
     image[777_777] = 1;
     image[900_000] = 1;
     let src = format!("file:{}", scratch.file("x.img", &image));
@@ -189,7 +192,7 @@ fn a_difference_is_exit_code_1_and_names_the_byte() {
 #[test]
 fn a_destination_in_use_is_refused_with_its_holder() {
     let scratch = Scratch::disk();
-    let image = scratch.file("x.img", &noise(MIB as usize, 9));
+    let image = scratch.file("x.img", &noise(M, 9));
     let server = common::server::Server::start(&format!("file:{image}"));
     for kind in ["file", "pmem"] {
         let out = run(PAGELESS, &["copy", "null:1M", &format!("{kind}:{image}")]);
@@ -197,7 +200,7 @@ fn a_destination_in_use_is_refused_with_its_holder() {
         assert!(said(&out).contains(&format!("in use by process {} (pageless)", server.pid())), "{}", said(&out));
     }
     server.stop();
-    same(&image, &read(&image), &noise(MIB as usize, 9));
+    same(&image, &read(&image), &noise(M, 9));
 }
 
 /// Interrupts a copy that takes a while: 4 KiB at a time, one at a time.
@@ -227,14 +230,14 @@ fn interrupted(src: &str, dst: &str) -> String {
 #[test]
 fn ctrl_c_says_how_far_it_got_and_leaves_nothing_half_made() {
     let scratch = Scratch::disk();
-    let src = scratch.file("x.img", &noise(128 * MIB as usize, 10));
+    let src = scratch.file("x.img", &noise(128 * M, 10));
     let made = scratch.path("made.img");
     let text = interrupted(&src, &made);
     assert!(text.contains("stopped: copied ") && text.contains(" of 128 MiB ("), "{text}");
     assert!(text.contains(&format!("removed {made}")), "{text}");
     assert!(!std::fs::exists(&made).expect("stat"));
 
-    let there = scratch.file("there.img", &vec![0; 128 * MIB as usize]);
+    let there = scratch.file("there.img", &vec![0; 128 * M]);
     let text = interrupted(&src, &there);
     assert!(text.contains(&format!("file:{there} is left partly overwritten")), "{text}");
     assert_eq!(std::fs::metadata(&there).expect("not removed").len(), 128 * MIB);
@@ -246,7 +249,7 @@ fn no_space_names_the_byte_and_removes_what_it_made() {
     let script = "mkdir -p $0 && mount -t tmpfs -o size=1M tmpfs $0 && $1 copy $2 pmem:$0/full.img --block 64K; \
                   echo code=$?; ls $0; umount $0";
     let scratch = Scratch::disk();
-    let src = format!("file:{}", scratch.file("x.img", &noise(4 * MIB as usize, 11)));
+    let src = format!("file:{}", scratch.file("x.img", &noise(4 * M, 11)));
     let out = run("unshare", &["-rm", "sh", "-c", script, &scratch.path("full"), PAGELESS, &src]);
     let text = said(&out);
     if !text.contains("code=") || text.contains("mount:") {

@@ -13,6 +13,9 @@ use common::server::{Serve, Server};
 use common::{MIB, Scratch, eventually, noise, ok, same};
 use serde_json::Value;
 
+/// A mebibyte of a buffer.
+const M: usize = 1 << 20;
+
 const PAGELESS: &str = env!("CARGO_BIN_EXE_pageless");
 
 /// A server run in a folder of its own, its output line by line.
@@ -236,17 +239,17 @@ fn a_failed_start_leaves_nothing() {
 fn read_only_is_read_only() {
     let scratch = Scratch::disk();
     for kind in ["file", "pmem"] {
-        let image = scratch.file(kind, &noise(MIB as usize, 2));
+        let image = scratch.file(kind, &noise(M, 2));
         let mut permissions = std::fs::metadata(&image).expect("there").permissions();
         permissions.set_readonly(true);
         std::fs::set_permissions(&image, permissions).expect("ours");
         let server = Serve::new(&format!("{kind}:{image}")).args(&["--read-only"]).start();
         let (mut peer, _) = Peer::connect(server.socket()).expect("connects");
-        assert_eq!(peer.read_at(0, 4096), Ok(noise(MIB as usize, 2)[..4096].to_vec()));
+        assert_eq!(peer.read_at(0, 4096), Ok(noise(M, 2)[..4096].to_vec()));
         assert_eq!(peer.ask(CMD_WRITE, 0, 0, 4096, &[0; 4096]), EPERM);
         assert_eq!(peer.ask(CMD_FLUSH, 0, 0, 0, &[]), 0);
         server.stop();
-        same(&image, &std::fs::read(&image).expect("there"), &noise(MIB as usize, 2));
+        same(&image, &std::fs::read(&image).expect("there"), &noise(M, 2));
     }
 }
 
@@ -257,9 +260,9 @@ fn what_was_written_is_in_the_image_after_sigterm() {
         let image = scratch.sparse(kind, 8 * MIB);
         let server = Server::start(&format!("{kind}:{image}"));
         let (mut peer, _) = Peer::connect(server.socket()).expect("connects");
-        let bytes = noise(MIB as usize, 3);
+        let bytes = noise(M, 3);
         assert_eq!(peer.ask(CMD_WRITE, 0, 3 * MIB, u32::try_from(MIB).expect("small"), &bytes), 0);
         server.stop();
-        same(kind, &std::fs::read(&image).expect("there")[3 * MIB as usize..4 * MIB as usize], &bytes);
+        same(kind, &std::fs::read(&image).expect("there")[3 * M..4 * M], &bytes);
     }
 }

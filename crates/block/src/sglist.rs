@@ -162,10 +162,16 @@ impl ListCursor {
     #[inline]
     pub fn take(&mut self, list: &ScatterList, max: u64) -> Option<PhysRange> {
         let range = *list.as_slice().get(self.range)?;
-        let rest = match range.split_at(self.passed) {
-            Some((_, rest)) => rest,
-            None => range,
-        };
+        let whole = self.passed == 0 && u64::from(range.len()) <= max;
+        if whole {
+            self.range += 1;
+            return Some(range);
+        }
+        self.take_part(range, max)
+    }
+
+    fn take_part(&mut self, range: PhysRange, max: u64) -> Option<PhysRange> {
+        let rest = range.split_at(self.passed).map_or(range, |(_, rest)| rest);
         match u32::try_from(max) {
             Ok(0) => None,
             Ok(max) if max < rest.len() => {

@@ -34,7 +34,7 @@ impl Publisher {
     }
 
     pub(crate) fn reader(&self) -> Reader {
-        Reader { reader: self.published.reader(), hints: [0; 2] }
+        Reader { reader: self.published.reader(), hints: Default::default() }
     }
 }
 
@@ -75,7 +75,7 @@ impl Memory {
 pub struct Reader {
     reader: sync::Reader<RegionTable>,
     /// The entries of the last read and the last write: a transfer alternates between two regions.
-    hints: [u32; 2],
+    hints: [Cell<u32>; 2],
 }
 
 impl Reader {
@@ -83,7 +83,7 @@ impl Reader {
     /// waits for it.
     #[inline]
     pub fn online(&mut self) -> Online<'_> {
-        Online { table: self.reader.online(), hints: self.hints.map(Cell::new), kept: &mut self.hints }
+        Online { table: self.reader.online(), hints: &self.hints }
     }
 }
 
@@ -91,8 +91,7 @@ impl Reader {
 #[derive(Debug)]
 pub struct Online<'r> {
     table: sync::Guard<'r, RegionTable>,
-    hints: [Cell<u32>; 2],
-    kept: &'r mut [u32; 2],
+    hints: &'r [Cell<u32>; 2],
 }
 
 impl Online<'_> {
@@ -140,13 +139,6 @@ impl Online<'_> {
         let found = self.table.resolve(range, access, &mut hint);
         kept.set(hint);
         found
-    }
-}
-
-impl Drop for Online<'_> {
-    #[inline]
-    fn drop(&mut self) {
-        *self.kept = [self.hints[0].get(), self.hints[1].get()];
     }
 }
 

@@ -6,6 +6,7 @@
 //! sizes are among the steps, and so are requests that must be refused. At the end the whole device is read through both
 //! queues, through its extents and through its direct access.
 
+mod look;
 mod run;
 mod step;
 

@@ -3,10 +3,11 @@
 
 use crate::require;
 use pageless_mem::{Backing, FileOptions, Memory, Region};
+use std::collections::hash_map::RandomState;
 use std::fs;
+use std::hash::{BuildHasher, Hasher};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A kind of memory, with a place for it where it has one.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -98,9 +99,8 @@ impl TempPath {
 
     /// In this folder.
     pub fn within(folder: &Path) -> TempPath {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        TempPath(folder.join(format!("pageless-test-{}-{number}", std::process::id())))
+        let number = RandomState::new().build_hasher().finish();
+        TempPath(folder.join(format!("pageless-test-{}-{number:016x}", std::process::id())))
     }
 
     /// The path.

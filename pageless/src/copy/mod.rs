@@ -4,6 +4,7 @@
 mod error;
 mod lane;
 mod plan;
+mod ready;
 mod transfer;
 mod verify;
 
@@ -14,9 +15,10 @@ use pageless::block::Status;
 use pageless::mem::{Backing, FRAME_SIZE, Memory, Region};
 use pageless::open::{Made, Opened, Options, open};
 use pageless::spec::{DeviceSpec, Human, MemorySpec, Spec, parse_size};
-use pageless::sys::signal::{SignalFd, block_termination};
+use pageless::sys::signal::{SignalFd, Termination, block_termination};
 
 pub(crate) use self::error::CopyError;
+use self::ready::{Ready, make_ready};
 use self::transfer::transfer;
 use self::verify::{Verdict, verify};
 use crate::cli::CopyArgs;
@@ -88,13 +90,19 @@ pub(crate) fn run(args: &CopyArgs) -> Result<(), Failure> {
 }
 
 fn move_bytes(job: &Job<'_>, args: &CopyArgs, signals: &SignalFd) -> Result<Report, Failure> {
+    let prepared = match make_ready(job, signals)? {
+        Ready::In(took) => took,
+        Ready::Stopped(signal) => return Err(stopped(signal, 0, job)),
+    };
     let bar = output::progress("copying", job.bytes, args.json);
     let began = Instant::now();
     let moved = transfer(job, &bar, signals)?;
     let took = began.elapsed();
     bar.finish_and_clear();
     match moved.stopped {
-        Some(signal) => Err(Failure::Stopped { signal, what: progress_text("copied", moved.done, job.bytes), left: None }),
+        Some(signal) => {
+            Err(Failure::Stopped { signal, what: progress_text("copied", moved.done, job.bytes), left: None })
+        }
         None => Ok(Report::new(job.bytes, moved.holes, took, moved.tally)),
     }
 }

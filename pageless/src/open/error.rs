@@ -8,6 +8,9 @@ use pageless_sys::Errno;
 
 use crate::spec::{Exact, Human};
 
+/// Where the kernel tells and is told about huge pages of 2 MiB.
+pub(super) const HUGE_PAGES: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB";
+
 /// A spec that parsed and could not be opened.
 #[derive(Debug)]
 pub struct OpenError {
@@ -82,14 +85,33 @@ pub enum Problem {
         /// The name of its program.
         program: Option<String>,
     },
-    /// Not enough reserved huge pages.
+    /// Something that cannot be mapped as a file.
+    NotMappable {
+        /// The name.
+        path: PathBuf,
+    },
+    /// Memory of a device that is no whole frames.
+    PartFrame {
+        /// Its file.
+        path: PathBuf,
+        /// Its size.
+        size: u64,
+    },
+    /// The kernel gives out no memory of this size.
+    NoMemory {
+        /// The size asked for.
+        asked: u64,
+        /// The kernel's answer.
+        errno: Errno,
+    },
+    /// Not enough reserved huge pages of 2 MiB.
     NoHugePages {
-        /// Bytes of one huge page.
-        page: u64,
         /// Huge pages needed.
         need: u64,
         /// Huge pages free.
         free: u64,
+        /// Huge pages there are.
+        reserved: u64,
         /// The kernel's answer.
         errno: Errno,
     },
@@ -142,7 +164,10 @@ impl OpenError {
             } else if self.read_only {
                 "check the name: `ls` shows what there is".into()
             } else if missing.parent().is_some_and(|dir| !dir.as_os_str().is_empty() && !dir.exists()) {
-                format!("make its directory first: mkdir -p {}", path(&missing.parent().map(Into::into).unwrap_or_default()))
+                format!(
+                    "make its directory first: mkdir -p {}",
+                    path(&missing.parent().map(Into::into).unwrap_or_default())
+                )
             } else {
                 format!("check the name, or have it made: {argument},size=1G")
             }),
@@ -151,14 +176,20 @@ impl OpenError {
                     Some(format!("get access to its directory: `ls -ld {}` shows who has it", directory(p)))
                 }
                 Errno::EACCES | Errno::EPERM => Some(format!("get access: `ls -l {}` shows who has it", path(p))),
-                Errno::EROFS => Some("the file system is read-only: serve it with --read-only, or copy elsewhere".into()),
-                Errno::EBUSY => Some(format!("it is in use: `lsblk {}` and `fuser -v {}` show by whom", path(p), path(p))),
+                Errno::EROFS => {
+                    Some("the file system is read-only: serve it with --read-only, or copy elsewhere".into())
+                }
+                Errno::EBUSY => {
+                    Some(format!("it is in use: `lsblk {}` and `fuser -v {}` show by whom", path(p), path(p)))
+                }
                 Errno::EFBIG => Some("the file system takes no file of this size: give a smaller size=".into()),
                 Errno::ETXTBSY => Some("a running program is mapped from it: use another file".into()),
                 _ => None,
             },
             Problem::NotAFile { .. } => Some("name a regular file or a block device".into()),
-            Problem::NotMultiple { path: p, unit, .. } => Some(format!("pad it with zeroes: truncate -s %{unit} {}", path(p))),
+            Problem::NotMultiple { path: p, unit, .. } => {
+                Some(format!("pad it with zeroes: truncate -s %{unit} {}", path(p)))
+            }
             Problem::OtherSize { path: p, have, asked } if have < asked => {
                 let grow = format!("truncate -s {asked} {}", path(p));
                 Some(format!("leave size= out to use it as it is, or make it longer: {grow}"))
@@ -170,10 +201,17 @@ impl OpenError {
             }
             Problem::Locked { pid: Some(pid), .. } => Some(format!("stop it first (kill {pid}), or use another image")),
             Problem::Locked { path: p, pid: None, .. } => Some(format!("`sudo fuser -v {}` shows by whom", path(p))),
-            Problem::NoHugePages { page, need, free, .. } => {
-                let reserve = format!("/sys/kernel/mm/hugepages/hugepages-{}kB/nr_hugepages", page >> 10);
-                let there = std::fs::read_to_string(&reserve).ok().and_then(|n| n.trim().parse::<u64>().ok()).unwrap_or(0);
-                Some(format!("reserve them: echo {} | sudo tee {reserve}", there + need - free))
+            Problem::NotMappable { path: p } => {
+                Some(format!("a block device is a disk without being mapped: file:{}", p.display()))
+            }
+            Problem::PartFrame { .. } => Some("name a BAR or device of whole 4 KiB frames: `lspci -vs ADDRESS`".into()),
+            Problem::NoMemory { .. } => Some(
+                "give a smaller size: `free -h` shows what there is, /proc/sys/vm/overcommit_memory what may be asked"
+                    .into(),
+            ),
+            Problem::NoHugePages { need, free, reserved, .. } => {
+                let enough = reserved + need.saturating_sub(*free);
+                Some(format!("reserve them: echo {enough} | sudo tee {HUGE_PAGES}/nr_hugepages"))
             }
             Problem::LockedMemory { need, .. } => {
                 Some(format!("raise the limit: ulimit -l {} (as root, or by limits.conf)", need.div_ceil(1024)))
@@ -221,8 +259,13 @@ impl fmt::Display for Problem {
                     (None, _) => f.write_str("a process that is not ours to see"),
                 }
             }
-            Problem::NoHugePages { page, need, free, errno } => {
-                write!(f, "needs {need} huge pages of {}, {free} are free: {errno}", Human(*page))
+            Problem::NotMappable { path } => write!(f, "{} is no regular file, so it cannot be mapped", path.display()),
+            Problem::PartFrame { path, size } => {
+                write!(f, "{} has {size} bytes, no multiple of 4096", path.display())
+            }
+            Problem::NoMemory { asked, errno } => write!(f, "no memory of {}: {errno}", exactly(*asked)),
+            Problem::NoHugePages { need, free, errno, .. } => {
+                write!(f, "needs {need} huge pages of 2 MiB, {free} are free: {errno}")
             }
             Problem::LockedMemory { need, limit, errno } => {
                 let (limit, need) = (limit / 1024, need.div_ceil(1024));

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The file behind `file:` and `pmem:`: there with the right size, or made.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
@@ -107,7 +107,14 @@ fn make(path: &Path, size: u64) -> Result<Made, Problem> {
     let file = OpenOptions::new().write(true).create_new(true).open(path).map_err(|e| failed(&e))?;
     let made = Made { path: path.into(), keep: false };
     file.set_len(size).map_err(|e| failed(&e))?;
-    Ok(made)
+    // So that a later flush of the data is all it takes to find it again after a power failure.
+    file.sync_all().map_err(|e| failed(&e))?;
+    let dir = File::open(path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new(".")));
+    match dir.and_then(|dir| dir.sync_all()) {
+        // Not every file system knows how to.
+        Err(error) if Errno::from_io(&error) != Errno::EINVAL => Err(failed(&error)),
+        _ => Ok(made),
+    }
 }
 
 fn refused(doing: &'static str, path: &Path, error: &io::Error) -> Problem {

@@ -6,7 +6,7 @@ use std::path::Path;
 use pageless_mem::{Backing, Error, FileOptions};
 use pageless_sys::Errno;
 
-use super::error::Problem;
+use super::error::{HUGE_PAGES, Problem};
 use super::file::{self, Made};
 use super::{Options, program};
 use crate::spec::MemorySpec;
@@ -25,8 +25,8 @@ pub(super) fn prepare(spec: &MemorySpec, options: Options) -> Result<Option<Made
 /// Makes and maps the memory a spec names.
 pub(super) fn backing(spec: &MemorySpec, options: Options) -> Result<Backing, Problem> {
     match spec {
-        MemorySpec::Ram(len) => Backing::anon(*len).map_err(Problem::Memory),
-        MemorySpec::Memfd(len) => Backing::memfd(*len).map_err(Problem::Memory),
+        MemorySpec::Ram(len) => Backing::anon(*len).map_err(|error| plain(*len, error)),
+        MemorySpec::Memfd(len) => Backing::memfd(*len).map_err(|error| plain(*len, error)),
         MemorySpec::Hugetlb(len) => Backing::hugetlb(*len).map_err(|error| huge_pages(*len, error)),
         MemorySpec::Secret(len) => Backing::secret(*len).map_err(secret),
         MemorySpec::Udmabuf(len) => Backing::udmabuf(*len).map_err(udmabuf),
@@ -50,7 +50,8 @@ pub(super) fn named(path: &Path, error: Error) -> Problem {
     let path = path.to_owned();
     match error {
         Error::Locked { path, pid } => Problem::Locked { path, pid, program: pid.and_then(program) },
-        Error::NotAFile { path } => Problem::NotAFile { path },
+        Error::NotAFile { path } => Problem::NotMappable { path },
+        Error::Misaligned { value, .. } => Problem::PartFrame { path, size: value },
         Error::Path { path, source } if source.errno() == Errno::ENOENT => {
             Problem::NotFound { path, errno: source.errno() }
         }
@@ -61,18 +62,23 @@ pub(super) fn named(path: &Path, error: Error) -> Problem {
     }
 }
 
+fn plain(asked: u64, error: Error) -> Problem {
+    match error.errno() {
+        Some(errno) => Problem::NoMemory { asked, errno },
+        None => Problem::Memory(error),
+    }
+}
+
 fn huge_pages(len: u64, error: Error) -> Problem {
     match error.errno() {
         Some(errno @ Errno::ENOMEM) => {
-            let page = meminfo("Hugepagesize:").map_or(2 << 20, |kib| kib << 10);
-            let free = meminfo("HugePages_Free:").unwrap_or(0).saturating_sub(meminfo("HugePages_Rsvd:").unwrap_or(0));
-            Problem::NoHugePages { page, need: len.div_ceil(page), free, errno }
+            let count = |what| count_huge_pages(what).unwrap_or(0);
+            let free = count("free_hugepages").saturating_sub(count("resv_hugepages"));
+            Problem::NoHugePages { need: len.div_ceil(2 << 20), free, reserved: count("nr_hugepages"), errno }
         }
-        Some(errno @ (Errno::ENOSYS | Errno::EINVAL | Errno::ENODEV | Errno::ENOENT)) => Problem::NoFeature {
-            what: "huge pages in a memfd",
-            from: "Linux 4.14 with CONFIG_HUGETLBFS",
-            errno,
-        },
+        Some(errno @ (Errno::ENOSYS | Errno::EINVAL | Errno::ENODEV | Errno::ENOENT)) => {
+            Problem::NoFeature { what: "huge pages in a memfd", from: "Linux 4.14 with CONFIG_HUGETLBFS", errno }
+        }
         _ => Problem::Memory(error),
     }
 }
@@ -94,11 +100,9 @@ fn secret(error: Error) -> Problem {
 
 fn udmabuf(error: Error) -> Problem {
     match error.errno() {
-        Some(errno @ (Errno::ENOENT | Errno::ENODEV | Errno::ENXIO | Errno::ENOTTY)) => Problem::NoFeature {
-            what: "udmabuf",
-            from: "Linux 4.20 with CONFIG_UDMABUF: sudo modprobe udmabuf",
-            errno,
-        },
+        Some(errno @ (Errno::ENOENT | Errno::ENODEV | Errno::ENXIO | Errno::ENOTTY)) => {
+            Problem::NoFeature { what: "udmabuf", from: "Linux 4.20 with CONFIG_UDMABUF: sudo modprobe udmabuf", errno }
+        }
         Some(errno @ (Errno::EACCES | Errno::EPERM)) => {
             Problem::Refused { doing: "open", path: "/dev/udmabuf".into(), errno }
         }
@@ -106,9 +110,8 @@ fn udmabuf(error: Error) -> Problem {
     }
 }
 
-/// One number of /proc/meminfo.
-fn meminfo(key: &str) -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix(key))?;
-    line.split_whitespace().next()?.parse().ok()
+/// One number about huge pages of 2 MiB.
+fn count_huge_pages(what: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("{HUGE_PAGES}/{what}")).ok()?;
+    text.trim().parse().ok()
 }

@@ -51,8 +51,12 @@ impl ServeError {
             export::Error::Tcp { errno: Errno::EADDRINUSE, .. } => {
                 Some("`ss -ltnp` shows who listens there; port 0 takes a free one")
             }
-            export::Error::Tcp { errno: Errno::EADDRNOTAVAIL, .. } => Some("`ip address` shows this machine's addresses"),
-            export::Error::Tcp { errno: Errno::EACCES | Errno::EPERM, .. } => Some("ports below 1024 take root; use 10809"),
+            export::Error::Tcp { errno: Errno::EADDRNOTAVAIL, .. } => {
+                Some("`ip address` shows this machine's addresses")
+            }
+            export::Error::Tcp { errno: Errno::EACCES | Errno::EPERM, .. } => {
+                Some("ports below 1024 take root; use 10809")
+            }
             export::Error::TooLong { .. } => Some("give a shorter --export NAME"),
             _ => None,
         }

@@ -106,10 +106,7 @@ impl SpecError {
             }
             Cause::UnknownKind { meant: None } => {
                 let names: Vec<_> = KINDS.iter().map(|about| about.name).collect();
-                format!(
-                    "the kinds are {} (`pageless help specs` shows each)",
-                    names.join(", ")
-                )
+                format!("the kinds are {} (`pageless help specs` shows each)", names.join(", "))
             }
             Cause::Size { why, form } => match why {
                 SizeError::Missing => format!("write {form}, such as 16M"),
@@ -119,25 +116,21 @@ impl SpecError {
                 SizeError::TooLarge => "the largest file Linux knows is 8388607T".into(),
                 SizeError::Zero => "give at least one block: 4K".into(),
             },
-            Cause::NotMultiple { size, unit } => {
-                match size.checked_next_multiple_of(*unit) {
-                    Some(up) => format!("write {} instead", Exact(up)),
-                    None => format!("write {} instead", Exact(size - size % unit)),
-                }
-            }
+            Cause::NotMultiple { size, unit } => match size.checked_next_multiple_of(*unit) {
+                Some(up) => format!("write {} instead", Exact(up)),
+                None => format!("write {} instead", Exact(size - size % unit)),
+            },
             Cause::NoPath { form } => format!("write {form}"),
             Cause::NulInPath => "leave the zero byte out".into(),
             Cause::NotAnOption => {
-                "options are key=value; a comma that belongs to the path is written twice: a,,b.img"
-                    .into()
+                "options are key=value; a comma that belongs to the path is written twice: a,,b.img".into()
             }
             Cause::UnknownKey { meant: Some(key), .. } => format!("did you mean `{key}=`?"),
             Cause::UnknownKey { kind, meant: None } => match kind.about().keys {
                 [] => format!("write it without options, such as {}", kind.about().example),
-                keys => format!(
-                    "{kind}: takes {}=; a comma that belongs to the path is written twice",
-                    keys.join("=, ")
-                ),
+                keys => {
+                    format!("{kind}: takes {}=; a comma that belongs to the path is written twice", keys.join("=, "))
+                }
             },
             Cause::KeyTwice => "give it once".into(),
             Cause::NotABar => "write bar:DDDD:BB:DD.F/N in hexadecimal, N from 0 to 5, such as \
@@ -151,9 +144,7 @@ impl SpecError {
             Cause::SocketPathTooLong { .. } => {
                 format!("give a path of at most {SOCKET_PATH_MAX} bytes, a relative one if need be")
             }
-            Cause::NoPort => {
-                "write tcp:HOST:PORT, such as tcp:127.0.0.1:10809 or tcp:[::1]:10809".into()
-            }
+            Cause::NoPort => "write tcp:HOST:PORT, such as tcp:127.0.0.1:10809 or tcp:[::1]:10809".into(),
         }
     }
 }
@@ -175,10 +166,9 @@ impl fmt::Display for Cause {
             Cause::NotABar => f.write_str("this names no BAR of a PCI function"),
             Cause::NotADaxNode => f.write_str("this is no device-DAX node"),
             Cause::UnknownTransport { .. } => f.write_str("unknown transport"),
-            Cause::SocketPathTooLong { len } => write!(
-                f,
-                "a unix socket path of {len} bytes; the kernel takes {SOCKET_PATH_MAX}"
-            ),
+            Cause::SocketPathTooLong { len } => {
+                write!(f, "a unix socket path of {len} bytes; the kernel takes {SOCKET_PATH_MAX}")
+            }
             Cause::NoPort => f.write_str("a TCP address needs a host and a port"),
         }
     }
@@ -200,9 +190,5 @@ impl fmt::Display for SpecError {
 impl std::error::Error for SpecError {}
 
 fn visible(c: char) -> String {
-    if c.is_control() {
-        c.escape_default().to_string()
-    } else {
-        c.to_string()
-    }
+    if c.is_control() { c.escape_default().to_string() } else { c.to_string() }
 }

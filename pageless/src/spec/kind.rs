@@ -71,7 +71,7 @@ pub const KINDS: [About; 10] = [
         name: "hugetlb",
         form: "hugetlb:SIZE",
         example: "hugetlb:64M",
-        what: "reserved huge pages (vm.nr_hugepages must cover it); SIZE is a multiple of the huge page",
+        what: "reserved huge pages of 2M (vm.nr_hugepages must cover it)",
         keys: &[],
     },
     About {
@@ -146,10 +146,7 @@ impl Kind {
 
     /// The kind of that name.
     pub(super) fn named(name: &str) -> Option<Kind> {
-        KINDS
-            .iter()
-            .find(|about| about.name == name)
-            .map(|about| about.kind)
+        KINDS.iter().find(|about| about.name == name).map(|about| about.kind)
     }
 }
 
@@ -160,10 +157,7 @@ impl fmt::Display for Kind {
 }
 
 /// The candidate nearest to a mistyped word, if any is near enough to be meant.
-pub(super) fn nearest(
-    word: &str,
-    candidates: impl IntoIterator<Item = &'static str>,
-) -> Option<&'static str> {
+pub(super) fn nearest(word: &str, candidates: impl IntoIterator<Item = &'static str>) -> Option<&'static str> {
     let word = word.to_ascii_lowercase();
     // A word much longer than any candidate is not a slip of the finger, and not worth the table.
     if word.len() > 32 {
@@ -187,9 +181,7 @@ fn distance(a: &str, b: &str) -> usize {
                 i + j
             } else {
                 let change = usize::from(a[i - 1] != b[j - 1]);
-                let mut least = (table[i - 1][j] + 1)
-                    .min(table[i][j - 1] + 1)
-                    .min(table[i - 1][j - 1] + change);
+                let mut least = (table[i - 1][j] + 1).min(table[i][j - 1] + 1).min(table[i - 1][j - 1] + change);
                 if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
                     least = least.min(table[i - 2][j - 2] + 1);
                 }

@@ -35,9 +35,7 @@ impl FromStr for Listen {
         match scheme {
             "unix" if place.is_empty() => Err(bad(whole, Cause::NoPath { form: "unix:PATH" })),
             "unix" if place.contains('\0') => Err(bad(whole, Cause::NulInPath)),
-            "unix" if place.len() > SOCKET_PATH_MAX => {
-                Err(bad(whole, Cause::SocketPathTooLong { len: place.len() }))
-            }
+            "unix" if place.len() > SOCKET_PATH_MAX => Err(bad(whole, Cause::SocketPathTooLong { len: place.len() })),
             "unix" => Ok(Listen::Unix(place.into())),
             "tcp" => {
                 let parsed = place.rsplit_once(':').and_then(|(host, port)| {
@@ -78,13 +76,9 @@ mod tests {
 
     #[test]
     fn both_transports() {
-        for text in [
-            "unix:./p.sock",
-            "unix:/run/a,b:c.sock",
-            "tcp:127.0.0.1:10809",
-            "tcp:localhost:0",
-            "tcp:[::1]:10809",
-        ] {
+        for text in
+            ["unix:./p.sock", "unix:/run/a,b:c.sock", "tcp:127.0.0.1:10809", "tcp:localhost:0", "tcp:[::1]:10809"]
+        {
             let listen: Listen = text.parse().expect(text);
             assert_eq!(listen.to_string(), text);
         }

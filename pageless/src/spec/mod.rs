@@ -121,8 +121,7 @@ impl fmt::Display for Spec {
             | Spec::Device(DeviceSpec::Null(size)) => write!(f, "{kind}:{}", Exact(*size)),
             Spec::Memory(MemorySpec::Bar(bar)) => write!(f, "{kind}:{bar}"),
             Spec::Memory(MemorySpec::Dax(path)) => write!(f, "{kind}:{}", doubled(path)),
-            Spec::Memory(MemorySpec::Pmem { path, size })
-            | Spec::Device(DeviceSpec::File { path, size }) => {
+            Spec::Memory(MemorySpec::Pmem { path, size }) | Spec::Device(DeviceSpec::File { path, size }) => {
                 write!(f, "{kind}:{}", doubled(path))?;
                 match size {
                     Some(size) => write!(f, ",size={}", Exact(*size)),

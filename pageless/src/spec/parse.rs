@@ -12,6 +12,8 @@ use super::{DeviceSpec, MemorySpec, PciBar, Spec};
 
 /// Memory is registered in frames, so its size is a multiple of one.
 const FRAME: u64 = 4096;
+/// Huge pages are asked for by this size.
+const HUGE: u64 = 2 << 20;
 /// Disks without memory are addressed in sectors.
 const SECTOR: u64 = 512;
 
@@ -34,7 +36,7 @@ impl FromStr for Spec {
         match kind {
             Kind::Ram => memory(MemorySpec::Ram(text.size(kind, place, FRAME)?)),
             Kind::Memfd => memory(MemorySpec::Memfd(text.size(kind, place, FRAME)?)),
-            Kind::Hugetlb => memory(MemorySpec::Hugetlb(text.size(kind, place, FRAME)?)),
+            Kind::Hugetlb => memory(MemorySpec::Hugetlb(text.size(kind, place, HUGE)?)),
             Kind::Secret => memory(MemorySpec::Secret(text.size(kind, place, FRAME)?)),
             Kind::Udmabuf => memory(MemorySpec::Udmabuf(text.size(kind, place, FRAME)?)),
             Kind::Null => {
@@ -119,9 +121,7 @@ impl Text<'_> {
         let form = kind.about().form;
         match parse_size(&self.0[at.clone()]) {
             Err(why) => Err(self.bad(at, Cause::Size { why, form })),
-            Ok(size) if !size.is_multiple_of(unit) => {
-                Err(self.bad(at, Cause::NotMultiple { size, unit }))
-            }
+            Ok(size) if !size.is_multiple_of(unit) => Err(self.bad(at, Cause::NotMultiple { size, unit })),
             Ok(size) => Ok(size),
         }
     }

@@ -34,8 +34,7 @@ impl PciBar {
     /// The sysfs file that maps the BAR.
     pub fn resource(&self) -> PathBuf {
         let PciBar { domain, bus, device, function, bar } = self;
-        format!("/sys/bus/pci/devices/{domain:04x}:{bus:02x}:{device:02x}.{function:x}/resource{bar}")
-            .into()
+        format!("/sys/bus/pci/devices/{domain:04x}:{bus:02x}:{device:02x}.{function:x}/resource{bar}").into()
     }
 }
 
@@ -48,9 +47,7 @@ impl fmt::Display for PciBar {
 
 fn hex(text: &str, digits: std::ops::RangeInclusive<usize>) -> Option<u32> {
     let plain = text.bytes().all(|b| b.is_ascii_hexdigit());
-    (plain && digits.contains(&text.len()))
-        .then(|| u32::from_str_radix(text, 16).ok())
-        .flatten()
+    (plain && digits.contains(&text.len())).then(|| u32::from_str_radix(text, 16).ok()).flatten()
 }
 
 #[cfg(test)]
@@ -69,8 +66,17 @@ mod tests {
     #[test]
     fn what_is_no_bar() {
         for text in [
-            "", "0000:01:00.0", "01:00.0/2", "0000:01:00/2", "0000:01:20.0/2", "0000:01:00.8/2",
-            "0000:01:00.0/6", "0000:01:00.0/", "0000:01:00.0/2/", "000g:01:00.0/2", "0000:+1:00.0/2",
+            "",
+            "0000:01:00.0",
+            "01:00.0/2",
+            "0000:01:00/2",
+            "0000:01:20.0/2",
+            "0000:01:00.8/2",
+            "0000:01:00.0/6",
+            "0000:01:00.0/",
+            "0000:01:00.0/2/",
+            "000g:01:00.0/2",
+            "0000:+1:00.0/2",
         ] {
             assert_eq!(PciBar::parse(text), None, "{text}");
         }

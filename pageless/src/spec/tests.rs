@@ -57,6 +57,7 @@ fn bad_specs_point_at_the_bad_part() {
         ("ram:0", "0", "a size of zero", "at least"),
         ("ram:99999999T", "99999999T", "does not fit 64 bits", "largest"),
         ("ram:1000", "1000", "1000 bytes is no multiple of 4096", "write 4K instead"),
+        ("hugetlb:5M", "5M", "no multiple of 2097152 (2 MiB)", "write 6M instead"),
         ("null:1000", "1000", "1000 bytes is no multiple of 512", "write 1K instead"),
         ("ram:18446744073709551615", "18446744073709551615", "no multiple of 4096", "write 18014398509481980K"),
         ("ram:16M,size=1G", "size", "ram: has no such key", "without options, such as ram:16M"),

@@ -16,7 +16,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 /// Bytes copied by the CPU before what they set free, or filled, is handed to the kernel.
-const BURST: u64 = 512 << 10;
+const BURST: u64 = 256 << 10;
 
 /// The queue of a file: one ring, one pool, one thread.
 ///
@@ -36,10 +36,12 @@ pub(super) struct FileQueue {
     pub(super) ready: VecDeque<Token>,
     /// Jobs with chunks to start, in order of arrival: the first one takes the slots that become free.
     pub(super) bouncing: VecDeque<u32>,
-    /// Bytes copied to or from slots since the last submission.
+    /// Bytes copied from slots since the last submission.
     pub(super) copied: u64,
     /// The CPU stored into frames since the last fence.
     pub(super) stored: bool,
+    /// What came out of the ring and was not looked at yet.
+    backlog: VecDeque<Done>,
     reaped: Vec<Done>,
     depth: usize,
 }
@@ -107,6 +109,7 @@ impl FileQueue {
             bouncing: VecDeque::new(),
             copied: 0,
             stored: false,
+            backlog: VecDeque::new(),
             reaped: Vec::new(),
             depth: depth as usize,
         })
@@ -274,29 +277,28 @@ impl Queue for FileQueue {
 
     fn poll(&mut self, out: &mut Vec<Completion>) -> Result<usize, Error> {
         let before = out.len();
-        let mut result = Ok(());
-        let mut reaped = std::mem::take(&mut self.reaped);
-        loop {
-            self.ring.reap(&mut reaped);
-            for done in reaped.drain(..) {
-                self.finish(done, out);
-                if self.copied >= BURST && self.start(out) {
-                    self.copied = 0;
-                    result = result.and(self.ring.submit());
-                }
-            }
+        let result = loop {
+            self.ring.reap(&mut self.reaped);
+            self.backlog.extend(self.reaped.drain(..));
             self.copied = 0;
-            if result.is_err() || !self.start(out) {
-                break;
+            while self.copied < BURST
+                && let Some(done) = self.backlog.pop_front()
+            {
+                self.finish(done, out);
             }
-            result = self.ring.submit();
-        }
-        self.reaped = reaped;
+            let started = self.start(out);
+            if let Err(error) = self.ring.submit() {
+                break Err(error.into());
+            }
+            let more = !self.backlog.is_empty() || (started && !self.bouncing.is_empty());
+            if !more && !started {
+                break Ok(());
+            }
+        };
         if std::mem::take(&mut self.stored) {
             persist::fence();
         }
-        result?;
-        Ok(out.len() - before)
+        result.map(|()| out.len() - before)
     }
 
     fn event(&self) -> Option<BorrowedFd<'_>> {

@@ -127,6 +127,8 @@ pub(crate) struct Engine {
     jobs: Slab<Job>,
     long: VecDeque<Long>,
     completions: Vec<Completion>,
+    /// Bios that ended and were not yet settled.
+    ended: VecDeque<Completion>,
 }
 
 /// Slots that staged reads leave for input.
@@ -152,6 +154,7 @@ impl Engine {
             jobs: Slab::new(),
             long: VecDeque::new(),
             completions: Vec::new(),
+            ended: VecDeque::new(),
         })
     }
 
@@ -293,8 +296,8 @@ impl Engine {
         !self.completions.is_empty() || self.backends.iter().any(|b| b.submitted) || self.long.iter().any(turn)
     }
 
-    /// Polls every device that has something, and appends what came of it.
-    pub(crate) fn poll(&mut self, out: &mut Vec<Outcome>) {
+    /// Polls every device that has something; [`next`](Engine::next) says what came of it.
+    pub(crate) fn poll(&mut self) {
         for index in 0..self.backends.len() {
             let backend = &mut self.backends[index];
             let Some(queue) = &mut backend.queue else { continue };
@@ -326,11 +329,18 @@ impl Engine {
                 self.broken(index);
             }
         }
-        let mut completions = std::mem::take(&mut self.completions);
-        for completion in completions.drain(..) {
-            out.extend(self.complete(completion));
+        self.ended.extend(self.completions.drain(..));
+    }
+
+    /// What came of the next bio that ended. One at a time: settling one may [`renumber`](Engine::renumber) another
+    /// that ended in the same poll.
+    pub(crate) fn next(&mut self) -> Option<Outcome> {
+        while let Some(completion) = self.ended.pop_front() {
+            if let Some(outcome) = self.complete(completion) {
+                return Some(outcome);
+            }
         }
-        self.completions = completions;
+        None
     }
 
     fn complete(&mut self, completion: Completion) -> Option<Outcome> {

@@ -232,12 +232,15 @@ impl Service {
         self.feed();
         let outcomes = &mut self.tools.outcomes;
         self.engine.advance(outcomes);
-        self.engine.poll(outcomes);
+        self.engine.poll();
         let mut outcomes = std::mem::take(outcomes);
         for outcome in outcomes.drain(..) {
             self.settle(outcome);
         }
         self.tools.outcomes = outcomes;
+        while let Some(outcome) = self.engine.next() {
+            self.settle(outcome);
+        }
         let listed = std::mem::take(&mut self.list);
         for &key in &listed {
             self.look_after(key);

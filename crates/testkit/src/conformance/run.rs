@@ -6,8 +6,8 @@ use super::step::{Bad, Io, Shape, Step};
 use crate::blocking::PATIENCE;
 use crate::{ModelDisk, TestFrames};
 use pageless_block::{
-    Bio, BlockDevice, Checked, Completion, Direct, Extent, Flags, Op, Queue, RefusedWhy, Route, ScatterList, Sector,
-    Status, open_checked,
+    Bio, BlockDevice, Checked, Completion, Flags, Op, Queue, RefusedWhy, Route, ScatterList, Sector, Status,
+    open_checked,
 };
 use pageless_mem::Memory;
 use std::collections::HashMap;
@@ -19,18 +19,18 @@ const ARENA: u64 = 16 << 20;
 /// What is around the frames of a request, and in them before a read.
 const CANARY: u8 = 0xc5;
 
-type Outcome = Result<(), String>;
+pub(super) type Outcome = Result<(), String>;
 
 /// The state of one run.
 pub(super) struct Run<'d> {
-    device: &'d dyn BlockDevice,
+    pub(super) device: &'d dyn BlockDevice,
     config: &'d Config,
-    block: u64,
+    pub(super) block: u64,
     queues: [Checked; 2],
     frames: TestFrames,
     /// Bytes of the arena given out since nothing was in flight.
     used: u64,
-    model: ModelDisk,
+    pub(super) model: ModelDisk,
     flying: HashMap<u64, Flying>,
     tags: u64,
 }
@@ -144,7 +144,7 @@ impl<'d> Run<'d> {
         }
     }
 
-    fn start(&mut self, mut io: Io) -> Outcome {
+    pub(super) fn start(&mut self, mut io: Io) -> Outcome {
         if io.op == Op::Flush {
             (io.block, io.blocks) = (0, 0);
         }
@@ -224,7 +224,7 @@ impl<'d> Run<'d> {
     }
 
     /// Until nothing is in flight.
-    fn wait(&mut self) -> Outcome {
+    pub(super) fn wait(&mut self) -> Outcome {
         for queue in 0..2 {
             let mut since = Instant::now();
             while self.queues[queue].in_flight() > 0 {
@@ -319,69 +319,6 @@ impl<'d> Run<'d> {
         if fits { Ok(()) } else { Err(format!("{bad:?} was refused because {why}")) }
     }
 
-    /// Compares everything, every way there is.
-    fn look(&mut self) -> Outcome {
-        let capacity = self.device.capacity();
-        let step = (1 << 20) / self.block * self.block;
-        for offset in (0..capacity).step_by(at(step)) {
-            let len = (capacity - offset).min(step);
-            let (block, blocks) = (offset / self.block, len / self.block);
-            let queue = at(block) & 1;
-            let io = Io { op: Op::Read, block, blocks, flags: Flags::empty(), shape: Shape::plain(), fill: 0, queue };
-            self.start(io)?;
-            self.wait()?;
-        }
-        self.look_at_extents(capacity)?;
-        self.look_at_frames(capacity)
-    }
-
-    fn look_at_extents(&mut self, capacity: u64) -> Outcome {
-        let Some(mut extents) = self.device.extents() else { return Ok(()) };
-        if extents.next(capacity, 1) != Err(Status::OutOfRange) || extents.next(0, 0) != Err(Status::OutOfRange) {
-            return Err("extents outside the device".to_owned());
-        }
-        let mut offset = 0;
-        while offset < capacity {
-            let extent = extents.next(offset, capacity - offset).map_err(|status| format!("extents: {status}"))?;
-            let (Extent::Data(len) | Extent::Hole(len)) = extent;
-            if len == 0 || len > capacity - offset {
-                return Err(format!("{extent:?} at {offset} of {capacity}"));
-            }
-            if matches!(extent, Extent::Hole(_)) && !self.model.may_be_zero(at(offset), at(len)) {
-                return Err(format!("{extent:?} at {offset} holds data"));
-            }
-            offset += len;
-        }
-        Ok(())
-    }
-
-    fn look_at_frames(&mut self, capacity: u64) -> Outcome {
-        let Some(mut dax) = self.device.dax() else { return Ok(()) };
-        if dax.access(capacity, 1) != Err(Status::OutOfRange) || dax.access(0, 0) != Err(Status::OutOfRange) {
-            return Err("direct access outside the device".to_owned());
-        }
-        let mut offset = 0;
-        while offset < capacity {
-            let found =
-                dax.access(offset, (capacity - offset).min(1 << 20)).map_err(|status| format!("dax: {status}"))?;
-            let len = match found {
-                Direct::Hole(len) => {
-                    if !self.model.may_be_zero(at(offset), at(len)) {
-                        return Err(format!("dax: {found:?} at {offset} holds data"));
-                    }
-                    len
-                }
-                Direct::Data(range) => {
-                    let data = self.get(&ScatterList::from(range))?;
-                    self.model.read(at(offset), &data).map_err(|mismatch| format!("dax: {mismatch}"))?;
-                    u64::from(range.len())
-                }
-            };
-            offset += len;
-        }
-        Ok(())
-    }
-
     /// Reads through a queue, past the model; `None` when that fails.
     fn read_back(&mut self, offset: u64, len: u64) -> Result<Option<Vec<u8>>, String> {
         let list = ScatterList::from(self.frames.range(0, narrow(len)));
@@ -420,7 +357,7 @@ impl<'d> Run<'d> {
         Ok((list, (start, room)))
     }
 
-    fn get(&mut self, list: &ScatterList) -> Result<Vec<u8>, String> {
+    pub(super) fn get(&mut self, list: &ScatterList) -> Result<Vec<u8>, String> {
         self.frames.get(list).map_err(|error| error.to_string())
     }
 
@@ -468,7 +405,7 @@ impl Flying {
 }
 
 impl Shape {
-    fn plain() -> Shape {
+    pub(super) fn plain() -> Shape {
         Shape { offset: 0, lengths: Vec::new(), gap: 0, backwards: false }
     }
 
@@ -508,7 +445,7 @@ fn sector(offset: u64) -> Sector {
 }
 
 /// Devices under test are small.
-fn at(offset: u64) -> usize {
+pub(super) fn at(offset: u64) -> usize {
     usize::try_from(offset).unwrap_or(usize::MAX)
 }
 

@@ -38,7 +38,12 @@ fn messages_name_the_argument_the_cause_and_a_remedy() {
         ("file:x", refused("make", Errno::EROFS), "cannot make /d d/x.img: EROFS (30, ", "--read-only"),
         ("file:x", refused("open", Errno::EBUSY), "cannot open /d d/x.img: EBUSY (16, ", "fuser -v '/d d/x.img'"),
         ("file:x", refused("make", Errno::EFBIG), "cannot make /d d/x.img: EFBIG (27, ", "a smaller size="),
-        ("file:x", Problem::NotAFile { path: file() }, "/d d/x.img is neither a file nor a block device", "name a regular"),
+        (
+            "file:x",
+            Problem::NotAFile { path: file() },
+            "/d d/x.img is neither a file nor a block device",
+            "name a regular",
+        ),
         (
             "file:x",
             Problem::NotMultiple { path: file(), size: 1000, unit: 512 },
@@ -84,9 +89,27 @@ fn messages_name_the_argument_the_cause_and_a_remedy() {
         ),
         (
             "hugetlb:64M",
-            Problem::NoHugePages { page: 2 << 20, need: 32, free: 3, errno: Errno::ENOMEM },
+            Problem::NoHugePages { need: 32, free: 3, reserved: 10, errno: Errno::ENOMEM },
             "needs 32 huge pages of 2 MiB, 3 are free: ENOMEM (12, Cannot allocate memory)",
-            "sudo tee /sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages",
+            "echo 39 | sudo tee /sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages",
+        ),
+        (
+            "ram:1T",
+            Problem::NoMemory { asked: 1 << 40, errno: Errno::ENOMEM },
+            "no memory of 1099511627776 bytes (1T): ENOMEM (12, ",
+            "a smaller size",
+        ),
+        (
+            "pmem:/dev/vda",
+            Problem::NotMappable { path: "/dev/vda".into() },
+            "/dev/vda is no regular file",
+            "file:/dev/vda",
+        ),
+        (
+            "bar:x",
+            Problem::PartFrame { path: "/sys/x/resource0".into(), size: 256 },
+            "/sys/x/resource0 has 256 bytes, no multiple of 4096",
+            "whole 4 KiB frames",
         ),
         (
             "secret:64M",
