@@ -51,18 +51,23 @@ for server in ours theirs; do
         --refill_buffers >"$work/fill.log" 2>&1 || { cat "$work/fill.log" >&2; exit 1; }
 done
 
+# measure WORKLOAD SERVER
 measure() {
-    local server=$1
-    fio_rate "$server" randread 4k 32 >>"$work/$server.r4k"
-    fio_rate "$server" randwrite 4k 32 >>"$work/$server.w4k"
-    fio_rate "$server" randread 256k 8 >>"$work/$server.r256k"
-    fio_rate "$server" randwrite 256k 8 >>"$work/$server.w256k"
-    fio_rate "$server" randread 4k 1 >>"$work/$server.q1"
-    copy_rate "$server" >>"$work/$server.copy"
+    case $1 in
+        r4k) fio_rate "$2" randread 4k 32 ;;
+        w4k) fio_rate "$2" randwrite 4k 32 ;;
+        r256k) fio_rate "$2" randread 256k 8 ;;
+        w256k) fio_rate "$2" randwrite 256k 8 ;;
+        q1) fio_rate "$2" randread 4k 1 ;;
+        copy) copy_rate "$2" ;;
+    esac >>"$work/$2.$1"
 }
 for round in $(seq "$ROUNDS"); do
     if [ $((round % 2)) = 1 ]; then order="ours theirs"; else order="theirs ours"; fi
-    for server in $order; do measure "$server"; done
+    for workload in r4k w4k r256k w256k q1 copy; do
+        # back to back, so that whatever slows the machine slows both
+        for server in $order; do measure "$workload" "$server"; done
+    done
     echo "round $round of $ROUNDS done" >&2
 done
 

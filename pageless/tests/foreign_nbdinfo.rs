@@ -46,11 +46,10 @@ fn every_kind_of_disk_says_what_it_can() {
         let export = &json["exports"][0];
         assert_eq!(export["export-size"], disk.len, "{}", disk.name);
         assert_eq!(export["contexts"], serde_json::json!(["base:allocation"]), "{}", disk.name);
-        for able in
-            ["can_df", "can_flush", "can_fua", "can_trim", "can_zero", "can_fast_zero", "can_multi_conn", "can_cache"]
-        {
+        for able in ["can_df", "can_flush", "can_fua", "can_zero", "can_fast_zero", "can_multi_conn", "can_cache"] {
             assert_eq!(export[able], true, "{}: {able}", disk.name);
         }
+        assert_eq!(export["can_trim"], disk.trims, "{}", disk.name);
         assert_eq!(export["is_read_only"], false, "{}", disk.name);
         let size = |key: &str| export[key].as_u64().unwrap_or_else(|| panic!("{}: {key} is missing", disk.name));
         let (least, best, most) =

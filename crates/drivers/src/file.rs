@@ -31,6 +31,7 @@ mod job;
 mod open;
 mod plan;
 mod queue;
+mod start;
 mod status;
 mod sticky;
 #[cfg(test)]

@@ -85,10 +85,11 @@ impl<T> Slab<T> {
 
     /// The names of all there is.
     pub(crate) fn keys(&self) -> impl Iterator<Item = Key> + '_ {
-        self.entries.iter().enumerate().filter(|(_, entry)| entry.value.is_some()).map(|(index, entry)| Key {
-            index: u32::try_from(index).unwrap_or(u32::MAX),
-            generation: entry.generation,
-        })
+        self.entries
+            .iter()
+            .enumerate()
+            .filter(|(_, entry)| entry.value.is_some())
+            .map(|(index, entry)| Key { index: u32::try_from(index).unwrap_or(u32::MAX), generation: entry.generation })
     }
 }
 

@@ -100,11 +100,13 @@ fn move_bytes(job: &Job<'_>, args: &CopyArgs, signals: &SignalFd) -> Result<Repo
     let took = began.elapsed();
     bar.finish_and_clear();
     match moved.stopped {
-        Some(signal) => {
-            Err(Failure::Stopped { signal, what: progress_text("copied", moved.done, job.bytes), left: None })
-        }
-        None => Ok(Report::new(job.bytes, moved.holes, took, moved.tally)),
+        Some(signal) => Err(stopped(signal, moved.done, job)),
+        None => Ok(Report::new(job.bytes, moved.holes, prepared, took, moved.tally)),
     }
+}
+
+fn stopped(signal: Termination, done: u64, job: &Job<'_>) -> Failure {
+    Failure::Stopped { signal, what: progress_text("copied", done, job.bytes), left: None }
 }
 
 /// Reads both sides again; the offset of the first difference, if there is one.

@@ -150,8 +150,9 @@ impl Verify<'_> {
         let Some(slot) = self.free.pop() else { return Ok(true) };
         let mut piece = Slot { offset, len, holes: [src.hole, dst.hole], reads: 0 };
         for (side, hole) in self.sides.iter_mut().zip(piece.holes) {
-            let into = side.frames.range(slot as u64 * self.job.block, len);
-            if let (false, Some(lane), Some(into)) = (hole, &mut side.lane, into) {
+            if let (false, Some(lane)) = (hole, &mut side.lane) {
+                let into = side.frames.range(slot as u64 * self.job.block, len);
+                let into = into.ok_or_else(|| self.job.failed(true, offset, Status::OutOfRange))?;
                 piece.reads += 1;
                 lane.submit(Bio::read(Sector(offset / Sector::SIZE), into, slot as u64))?;
             }

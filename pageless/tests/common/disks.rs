@@ -11,6 +11,8 @@ pub(crate) struct Disk {
     /// What `serve` is told.
     pub(crate) spec: String,
     pub(crate) len: u64,
+    /// Whether it can give memory or blocks back. Secret memory cannot; TRIM is not offered there.
+    pub(crate) trims: bool,
     /// The file behind it, when there is one.
     pub(crate) file: Option<String>,
     _folder: Option<Scratch>,
@@ -18,12 +20,12 @@ pub(crate) struct Disk {
 
 impl Disk {
     fn memory(name: &'static str, len: u64) -> Disk {
-        Disk { name, spec: format!("{name}:{len}"), len, file: None, _folder: None }
+        Disk { name, spec: format!("{name}:{len}"), len, trims: name != "secret", file: None, _folder: None }
     }
 
     fn on(name: &'static str, kind: &str, folder: Scratch, len: u64) -> Disk {
         let path = folder.sparse("disk.img", len);
-        Disk { name, spec: format!("{kind}:{path}"), len, file: Some(path), _folder: Some(folder) }
+        Disk { name, spec: format!("{kind}:{path}"), len, trims: true, file: Some(path), _folder: Some(folder) }
     }
 
     pub(crate) fn ram(len: u64) -> Disk {

@@ -179,20 +179,16 @@ impl Section<'_> {
         Ok(done)
     }
 
-    /// Has the first lines of both sides of `next` fetched. What cannot be is found out when its turn comes.
+    /// Has the first lines of what `next` will read fetched. What cannot be is found out when its turn comes.
     #[inline]
     fn prefetch(&self, region: &Region, next: &Bio) {
-        let (media_access, frames_access) = match next.op {
-            Op::Read => (Access::Read, Access::Write),
-            Op::Write => (Access::Write, Access::Read),
+        let source = match next.op {
+            Op::Read => region.range(next.sector.bytes(), next.len),
+            Op::Write => next.data.as_slice().first().copied(),
             _ => return,
         };
-        let media = region.range(next.sector.bytes(), next.len);
-        let frames = next.data.as_slice().first().copied();
-        for (range, access) in [(media, media_access), (frames, frames_access)] {
-            if let Some(Ok(window)) = range.map(|range| self.online.kmap(range, access)) {
-                window.prefetch();
-            }
+        if let Some(Ok(window)) = source.map(|range| self.online.kmap(range, Access::Read)) {
+            window.prefetch();
         }
     }
 }

@@ -66,7 +66,9 @@ pub(crate) enum Ending {
     Open,
     /// Nothing more is read; what is in work and owed is finished.
     Draining,
-    /// Now. The client broke the protocol, or the socket failed.
+    /// Now: the client left.
+    Gone,
+    /// Now: the client broke the protocol, or was promised what we cannot send.
     Broken,
 }
 
@@ -97,6 +99,13 @@ impl Connection {
         }
     }
 
+    /// The other end of the socket is gone.
+    pub(crate) fn leave(&mut self) {
+        if self.ending != Ending::Broken {
+            self.ending = Ending::Gone;
+        }
+    }
+
     pub(crate) fn break_off(&mut self) {
         self.ending = Ending::Broken;
     }
@@ -115,12 +124,17 @@ impl Connection {
         self.output.len() + self.jobs as usize
     }
 
+    /// Is there anyone to send to?
+    pub(crate) fn talks(&self) -> bool {
+        matches!(self.ending, Ending::Open | Ending::Draining)
+    }
+
     /// Is there nothing left to do for this client?
     pub(crate) fn over(&self) -> bool {
         match self.ending {
             Ending::Open => false,
             Ending::Draining => self.outstanding() == 0,
-            Ending::Broken => true,
+            Ending::Gone | Ending::Broken => true,
         }
     }
 

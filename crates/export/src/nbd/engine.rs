@@ -9,8 +9,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use pageless_block::{
-    Bio, BlockDevice, Checked, Completion, DirectAccess, ExtentMap, Flags, Op, Queue, RefusedWhy, Route, ScatterList, Sector, Status,
-    open_checked,
+    Bio, BlockDevice, Checked, Completion, DirectAccess, ExtentMap, Flags, Op, Queue, RefusedWhy, Route, ScatterList,
+    Sector, Status, open_checked,
 };
 use pageless_mem::{Memory, PhysRange};
 

@@ -24,9 +24,8 @@ impl Export {
     /// What is announced of it.
     pub fn terms(&self) -> Terms {
         let limits = self.device.limits();
-        let mut flags = TransmissionFlags::HAS_FLAGS
-            | TransmissionFlags::CAN_MULTI_CONN
-            | TransmissionFlags::SEND_CACHE;
+        let mut flags =
+            TransmissionFlags::HAS_FLAGS | TransmissionFlags::CAN_MULTI_CONN | TransmissionFlags::SEND_CACHE;
         let read_only = self.read_only || limits.read_only;
         flags.set(TransmissionFlags::READ_ONLY, read_only);
         flags.set(TransmissionFlags::SEND_FLUSH, limits.flush);

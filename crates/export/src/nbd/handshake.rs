@@ -70,11 +70,8 @@ impl Handshake {
     /// Begins: appends the greeting to `out`.
     pub fn new(exports: Arc<[Terms]>, out: &mut Vec<u8>) -> Handshake {
         let flags = HandshakeFlags::FIXED_NEWSTYLE | HandshakeFlags::NO_ZEROES;
-        let greeting = Greeting {
-            init: wire::INIT_MAGIC.into(),
-            option: wire::OPTION_MAGIC.into(),
-            flags: flags.bits().into(),
-        };
+        let greeting =
+            Greeting { init: wire::INIT_MAGIC.into(), option: wire::OPTION_MAGIC.into(), flags: flags.bits().into() };
         out.extend_from_slice(greeting.as_bytes());
         Handshake {
             exports,
@@ -261,11 +258,8 @@ impl Handshake {
             return Step::Again;
         };
         let terms = &self.exports[export];
-        let basics = InfoExport {
-            kind: info::EXPORT.into(),
-            size: terms.size.into(),
-            flags: self.flags(terms).bits().into(),
-        };
+        let basics =
+            InfoExport { kind: info::EXPORT.into(), size: terms.size.into(), flags: self.flags(terms).bits().into() };
         reply(out, option, rep::INFO, &[basics.as_bytes()]);
         if query.wants(info::NAME) {
             reply(out, option, rep::INFO, &[&info::NAME.to_be_bytes(), terms.name.as_bytes()]);

@@ -466,7 +466,12 @@ impl Output {
 
     /// The data of a part arrived. Hands back the slot if nobody waits for it any more. Says which bio now fetches
     /// the part of another number, where one changed places with this so that what is here need not wait for it.
-    pub(crate) fn arrived(&mut self, number: u64, slot: SlotId, range: PhysRange) -> Result<Option<Renumbered>, SlotId> {
+    pub(crate) fn arrived(
+        &mut self,
+        number: u64,
+        slot: SlotId,
+        range: PhysRange,
+    ) -> Result<Option<Renumbered>, SlotId> {
         let Some(staged) = self.staged(number).filter(|s| matches!(s.data, Fetched::Coming(_))) else {
             return Err(slot);
         };
@@ -567,7 +572,9 @@ impl Planner<'_> {
             let first = lookup(offset, left.into()).map_err(|status| (offset, status))?;
             let (covers, data, head) = match (shape, first) {
                 (Shape::Simple, _) => (left, left, Head::ok(cookie)),
-                (Shape::Whole, Direct::Hole(n)) if n >= left.into() => (left, 0, Head::hole(cookie, offset, left, last)),
+                (Shape::Whole, Direct::Hole(n)) if n >= left.into() => {
+                    (left, 0, Head::hole(cookie, offset, left, last))
+                }
                 (Shape::Whole, _) => (left, left, Head::data(cookie, offset, left, last)),
                 (Shape::Chunks, Direct::Hole(n)) => {
                     let n = u32::try_from(n).unwrap_or(left).min(left);

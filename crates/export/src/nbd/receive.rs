@@ -78,7 +78,7 @@ impl Inlet<'_, '_> {
             Ok(n) => n,
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => 0,
             Err(_) => {
-                connection.break_off();
+                connection.leave();
                 return Received::Some;
             }
         };
@@ -149,7 +149,11 @@ impl Inlet<'_, '_> {
             // Requests that came with the end of the handshake are here although nothing more is.
             Err(SocketError::WouldBlock) if carried >= HEADER && matches!(connection.expects, Expects::Request) => 0,
             Err(SocketError::WouldBlock) => return Received::Some,
-            Err(SocketError::Fault { .. } | SocketError::Errno(_)) => {
+            Err(SocketError::Errno(_)) => {
+                connection.leave();
+                return Received::Some;
+            }
+            Err(SocketError::Fault { .. }) => {
                 connection.break_off();
                 return Received::Some;
             }

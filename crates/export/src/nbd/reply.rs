@@ -94,12 +94,7 @@ pub(crate) fn error(structured: bool, cookie: u64, errno: Errno, why: &str) -> B
 pub(crate) fn error_at(cookie: u64, errno: Errno, offset: u64, done: bool) -> Box<[u8]> {
     let header = header(cookie, chunk::ERROR_OFFSET, 14, done);
     let no_words = 0u16;
-    concat(&[
-        header.as_bytes(),
-        &errno.number().to_be_bytes(),
-        &no_words.to_be_bytes(),
-        &offset.to_be_bytes(),
-    ])
+    concat(&[header.as_bytes(), &errno.number().to_be_bytes(), &no_words.to_be_bytes(), &offset.to_be_bytes()])
 }
 
 /// The whole answer to a block status request.

@@ -205,7 +205,7 @@ impl Service {
                 }
             } else if event.hung_up {
                 // Nobody is there to read the answers.
-                connection.break_off();
+                connection.leave();
             }
         }
         self.tools.ready = ready;
@@ -462,7 +462,7 @@ fn list(list: &mut Vec<Key>, key: Key, connection: &mut Connection) {
 /// Sends what is owed until the socket takes no more. True: there is more, and others should have a turn first.
 fn send(connection: &mut Connection, engine: &mut Engine, tools: &mut Tools, reader: &mut Reader) -> bool {
     for _ in 0..SENDS {
-        if connection.blocked || connection.output.is_empty() || connection.ending == Ending::Broken {
+        if connection.blocked || connection.output.is_empty() || !connection.talks() {
             return false;
         }
         if plan(connection, engine, &mut tools.pieces) == Err(Broken) {
@@ -493,7 +493,7 @@ fn send(connection: &mut Connection, engine: &mut Engine, tools: &mut Tools, rea
                     connection.break_off();
                 }
             }
-            Err(SocketError::Errno(_)) => connection.break_off(),
+            Err(SocketError::Errno(_)) => connection.leave(),
         }
     }
     true

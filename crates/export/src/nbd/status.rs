@@ -46,7 +46,7 @@ mod tests {
     impl ExtentMap for Stripes {
         fn next(&mut self, offset: u64, len: u64) -> Result<Extent, Status> {
             let n = (4096 - offset % 4096).min(len).min(1024);
-            Ok(if offset / 4096 % 2 == 0 { Extent::Data(n) } else { Extent::Hole(n) })
+            Ok(if (offset / 4096).is_multiple_of(2) { Extent::Data(n) } else { Extent::Hole(n) })
         }
     }
 

@@ -21,9 +21,8 @@ fn errno(request: Request, rules: &Rules) -> u32 {
 
 #[test]
 fn nbd_request_is_28_bytes_big_endian() {
-    let bytes: [u8; REQUEST_LEN] = [
-        0x25, 0x60, 0x95, 0x13, 0, 1, 0, 6, 1, 2, 3, 4, 5, 6, 7, 8, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 2, 0,
-    ];
+    let bytes: [u8; REQUEST_LEN] =
+        [0x25, 0x60, 0x95, 0x13, 0, 1, 0, 6, 1, 2, 3, 4, 5, 6, 7, 8, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 2, 0];
     let parsed = Request::parse(&bytes).unwrap();
     let expected = Request { flags: 1, kind: 6, cookie: 0x0102_0304_0506_0708, offset: 65536, length: 512 };
     assert_eq!(parsed, expected);

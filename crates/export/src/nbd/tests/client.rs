@@ -31,11 +31,7 @@ impl Host {
         Host::with(device, memory, |_| ())
     }
 
-    pub(super) fn with(
-        device: Arc<dyn BlockDevice>,
-        memory: &Memory,
-        change: impl FnOnce(&mut ServerConfig),
-    ) -> Host {
+    pub(super) fn with(device: Arc<dyn BlockDevice>, memory: &Memory, change: impl FnOnce(&mut ServerConfig)) -> Host {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("pageless-nbd-{}-{number}.sock", std::process::id()));
@@ -114,7 +110,7 @@ impl Reply {
 
 pub(super) struct Client {
     pub(super) stream: UnixStream,
-    structured: bool,
+    pub(super) structured: bool,
 }
 
 pub(super) fn header(kind: u16, flags: u16, cookie: u64, offset: u64, length: u32) -> Vec<u8> {

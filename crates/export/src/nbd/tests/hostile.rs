@@ -29,7 +29,8 @@ fn nbd_request_magic_that_is_wrong_ends_the_connection() {
 #[test]
 fn nbd_handshake_magic_that_is_wrong_ends_the_connection() {
     let host = Host::ram(MIB);
-    for bad in [&b"\0\0\0\x80"[..], b"\0\0\0\x03IHAVEOP?\0\0\0\x03\0\0\0\0", b"\0\0\0\x03IHAVEOPT\0\0\0\x03\xff\0\0\0"] {
+    for bad in [&b"\0\0\0\x80"[..], b"\0\0\0\x03IHAVEOP?\0\0\0\x03\0\0\0\0", b"\0\0\0\x03IHAVEOPT\0\0\0\x03\xff\0\0\0"]
+    {
         let mut stream = host.connect();
         stream.read_exact(&mut [0; 18]).unwrap();
         std::io::Write::write_all(&mut stream, bad).unwrap();
