@@ -300,7 +300,7 @@ fn devdax_size(path: &Path) -> Result<u64, Error> {
 /// Takes the lock that qemu's tools look for, or says who has it.
 fn lock_file(file: &File, path: &Path, read_only: bool) -> Result<(), Error> {
     let lock = if read_only { Lock::Shared } else { Lock::Exclusive };
-    lock::lock_whole(file.as_fd(), lock).map_err(|source| match source.errno() {
+    lock::lock_image(file.as_fd(), lock).map_err(|source| match source.errno() {
         Errno::EAGAIN | Errno::EACCES => {
             let pid = file.identity().ok().and_then(lock::holder);
             Error::Locked { path: path.to_owned(), pid }

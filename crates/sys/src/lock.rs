@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Locks between processes: open-file-description locks on the whole file, the kind qemu's tools take and honour.
+//! Locks between processes on disk images: open-file-description locks, in the shape that qemu's tools take and honour.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::Path;
@@ -16,18 +16,27 @@ pub enum Lock {
     Exclusive,
 }
 
+/// What a reader locks: that it reads (100), and that it lets nobody write (201) or resize (203). A whole-file lock
+/// would keep qemu's own readers out (ADR 0002; bytes: qemu block/file-posix.c, `RAW_LOCK_PERM_BASE`).
+const READER_BYTES: [i64; 3] = [100, 201, 203];
+
 /// Takes the lock or fails at once with `EAGAIN`. It goes with the last descriptor of this open file.
-pub fn lock_whole(fd: BorrowedFd<'_>, lock: Lock) -> Result<(), Error> {
+pub fn lock_image(fd: BorrowedFd<'_>, lock: Lock) -> Result<(), Error> {
+    match lock {
+        Lock::Exclusive => lock_range(fd, libc::F_WRLCK, 0, 0),
+        Lock::Shared => READER_BYTES.iter().try_for_each(|byte| lock_range(fd, libc::F_RDLCK, *byte, 1)),
+    }
+}
+
+fn lock_range(fd: BorrowedFd<'_>, kind: i32, start: i64, len: i64) -> Result<(), Error> {
     // SAFETY: flock is plain data for which all zeroes is "whole file, from the start".
     let mut range: libc::flock = unsafe { std::mem::zeroed() };
     #[expect(clippy::cast_possible_truncation, reason = "F_RDLCK and F_WRLCK are 0 and 1")]
     {
-        range.l_type = match lock {
-            Lock::Shared => libc::F_RDLCK,
-            Lock::Exclusive => libc::F_WRLCK,
-        } as i16;
+        range.l_type = kind as i16;
         range.l_whence = libc::SEEK_SET as i16;
     }
+    (range.l_start, range.l_len) = (start, len);
     // SAFETY: the argument is a live flock, which the kernel reads.
     check("fcntl(F_OFD_SETLK)", unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_OFD_SETLK, &raw const range) }.into())
         .map(drop)
@@ -67,11 +76,11 @@ mod tests {
         let options = OpenOptions { create: true, ..OpenOptions::default() };
         let first = File::open(&path, options).unwrap();
         let second = File::open(&path, options).unwrap();
-        lock_whole(first.as_fd(), Lock::Exclusive).unwrap();
-        assert_eq!(lock_whole(second.as_fd(), Lock::Shared).unwrap_err().errno(), Errno::EAGAIN);
+        lock_image(first.as_fd(), Lock::Exclusive).unwrap();
+        assert_eq!(lock_image(second.as_fd(), Lock::Shared).unwrap_err().errno(), Errno::EAGAIN);
         assert_eq!(holder(first.identity().unwrap()), Some(std::process::id()));
         drop(first);
-        lock_whole(second.as_fd(), Lock::Shared).unwrap();
+        lock_image(second.as_fd(), Lock::Shared).unwrap();
         std::fs::remove_file(path).unwrap();
     }
 }

@@ -187,6 +187,11 @@ impl Ring {
         self.event.drain();
     }
 
+    /// Makes the event readable, as a completion would.
+    pub fn signal(&self) {
+        self.event.signal();
+    }
+
     /// Appends the completions that are there.
     pub fn completions(&mut self, out: &mut Vec<Completion>) {
         out.extend(self.ring.completion().map(|entry| Completion {

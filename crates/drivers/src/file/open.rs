@@ -130,7 +130,7 @@ fn kind(metadata: &std::fs::Metadata) -> FileType {
 
 fn take_lock(path: &Path, options: &FileDiskOptions, holder: &File) -> Result<(), FileError> {
     let how = if options.read_only { Lock::Shared } else { Lock::Exclusive };
-    match lock::lock_whole(holder.as_fd(), how) {
+    match lock::lock_image(holder.as_fd(), how) {
         Ok(()) => Ok(()),
         Err(e) if matches!(e.errno(), Errno::EAGAIN | Errno::EACCES) => {
             let pid = holder.identity().ok().and_then(lock::holder);

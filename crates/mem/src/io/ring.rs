@@ -89,6 +89,11 @@ impl Ring {
         self.ring.event()
     }
 
+    /// Makes the event readable until the next [`Ring::reap`], for an owner that has more to hand out.
+    pub fn signal(&self) {
+        self.ring.signal();
+    }
+
     /// Operations in flight.
     pub fn pending(&self) -> usize {
         self.in_flight
