@@ -11,7 +11,8 @@ started=()
 
 finish() {
     local pid
-    for pid in "${started[@]}"; do kill "$pid" 2>/dev/null && wait "$pid" 2>/dev/null; done
+    # `set -e` holds in a trap too, and what was killed does not end with 0
+    for pid in "${started[@]}"; do kill "$pid" 2>/dev/null && wait "$pid" 2>/dev/null || true; done
     rm -rf "$work"
 }
 trap finish EXIT

@@ -16,9 +16,10 @@ CORES=${CORES:-0,1}
 SIZE=${SIZE:-1G}
 pin() { taskset -c "$CORES" "$@"; }
 
-pin "$PAGELESS" serve "ram:$SIZE" --nbd "unix:$work/ours.sock" >"$work/ours.log" 2>&1 &
+# by taskset itself and not by `pin`, so that $! is the server and not a shell that waits for it
+taskset -c "$CORES" "$PAGELESS" serve "ram:$SIZE" --nbd "unix:$work/ours.sock" >"$work/ours.log" 2>&1 &
 started+=($!)
-pin nbdkit -f -U "$work/theirs.sock" memory "$SIZE" >"$work/theirs.log" 2>&1 &
+taskset -c "$CORES" nbdkit -f -U "$work/theirs.sock" memory "$SIZE" >"$work/theirs.log" 2>&1 &
 started+=($!)
 uri() { echo "nbd+unix:///?socket=$work/$1.sock"; }
 answers() { nbdinfo --size "$(uri "$1")" >/dev/null 2>&1; }

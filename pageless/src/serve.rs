@@ -69,7 +69,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
     // Where stdout is gone, whoever waits for the ready line never gets it, so there is nothing to wait for.
     let signal = if told.is_ok() { signals.wait() } else { Termination::Terminate };
     let told = told.and_then(|()| tell(args, &Event::Stopping { signal: name(signal) }));
-    let totals = server.stop(PATIENCE).map_err(ServeError::Stop)?;
+    let totals = server.stop(PATIENCE).map_err(|error| ServeError::stop(error, &opened.name))?;
     told.and_then(|()| tell(args, &Event::stopped(totals)))
 }
 

@@ -117,6 +117,28 @@ fn we_are_refused_while_qemu_has_it_open() {
 }
 
 #[test]
+fn readers_share_with_qemus_readers() {
+    if !have(&["qemu-io", "qemu-img"]) {
+        return;
+    }
+    let (_scratch, path) = image();
+    for kind in KINDS {
+        let spec = format!("{kind}:{path}");
+        let server = Serve::new(&spec).args(&["--read-only"]).start();
+        ok("qemu-img", &["compare", "-f", "raw", "-F", "raw", &path, server.uri()]);
+        let said = fails("qemu-io", &["-f", "raw", &path, "-c", "write 0 4k"]);
+        assert!(said.contains("lock"), "{kind}: qemu's writer is refused: {said}");
+        server.stop();
+
+        let holder = Holder::open(&path, &["-r"]);
+        Serve::new(&spec).args(&["--read-only"]).start().stop();
+        let (code, said) = Serve::new(&spec).refused();
+        assert_eq!(code, 1, "{kind}: our writer is refused: {said}");
+        holder.close();
+    }
+}
+
+#[test]
 fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
     let short = Scratch::short();
     let socket = short.path("s");

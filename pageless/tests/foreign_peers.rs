@@ -63,8 +63,8 @@ fn requests_cut_at_every_byte() {
     let mut server = Server::start("ram:1M");
     let mut witness = Witness::new(&server);
     let before = server.open_files();
-    let mark = noise(600, 1);
-    let mut whole = request(nbd::CMD_WRITE, 0, 1, 8192, 600);
+    let mark = noise(1024, 1);
+    let mut whole = request(nbd::CMD_WRITE, 0, 1, 8192, 1024);
     whole.extend(&mark);
     whole.extend(request(nbd::CMD_READ, 0, 2, 8192, 512));
     whole.extend(request(nbd::CMD_FLUSH, 0, 3, 0, 0));
@@ -80,7 +80,7 @@ fn requests_cut_at_every_byte() {
         }
     }
     witness.works();
-    same("the whole message was served", &witness.peer.read_at(8192, 600).expect("a read"), &mark);
+    same("the whole message was served", &witness.peer.read_at(8192, 1024).expect("a read"), &mark);
     assert!(server.alive());
     eventually("the connections are closed", || (server.open_files() <= before).then_some(()));
     server.stop();
@@ -97,14 +97,14 @@ fn messages_that_arrive_one_byte_at_a_time_are_served() {
         peer.0.write_all(&[byte]).expect("the server reads");
     }
     while peer.option_reply().expect("a reply").1 != nbd::REP_ACK {}
-    let data = noise(100, 4);
-    let mut message = request(nbd::CMD_WRITE, nbd::FLAG_FUA, 5, 1000, 100);
+    let data = noise(512, 4);
+    let mut message = request(nbd::CMD_WRITE, nbd::FLAG_FUA, 5, 1024, 512);
     message.extend(&data);
     for byte in message {
         peer.0.write_all(&[byte]).expect("the server reads");
     }
     assert_eq!(peer.reply().expect("a reply"), (0, 5));
-    same("slow writer", &witness.peer.read_at(1000, 100).expect("a read"), &data);
+    same("slow writer", &witness.peer.read_at(1024, 512).expect("a read"), &data);
     witness.works();
     server.stop();
 }
@@ -198,6 +198,8 @@ fn out_of_range_oversize_and_unknown_requests_get_the_right_error() {
     assert_eq!(peer.ask(nbd::CMD_TRIM, 0, end - 512, 1024, &[]), nbd::EINVAL);
     assert_eq!(peer.ask(0x4711, 0, 0, 512, &[]), nbd::EINVAL, "an unknown command");
     assert_eq!(peer.ask(nbd::CMD_READ, 0x8000, 0, 512, &[]), nbd::EINVAL, "an unknown flag");
+    assert_eq!(peer.read_at(100, 512), Err(nbd::EINVAL), "an offset that is no multiple of the block");
+    assert_eq!(peer.ask(nbd::CMD_WRITE, 0, 512, 100, &noise(100, 6)), nbd::EINVAL, "a length that is none");
     assert_eq!(peer.read_at(0, u32::MAX), Err(nbd::EINVAL), "a read of four gigabytes");
     assert!(peer.read_at(0, 512).is_ok(), "the connection survived all of them");
 

@@ -198,10 +198,9 @@ fn a_read_only_export_is_read_and_not_written() {
     let scratch = Scratch::disk();
     let image = patchy(8 << 20, 13);
     let path = scratch.file("image", &image);
-    let twin = scratch.file("twin", &image);
     for kind in ["file", "pmem"] {
         let server = Serve::new(&format!("{kind}:{path}")).args(&["--read-only"]).start();
-        ok("qemu-img", &["compare", "-f", "raw", "-F", "raw", &twin, server.uri()]);
+        ok("qemu-img", &["compare", "-f", "raw", "-F", "raw", &path, server.uri()]);
         ok("qemu-io", &["-r", "-f", "raw", server.uri(), "-c", "read 0 64k"]);
         fails("qemu-io", &["-f", "raw", server.uri(), "-c", "write 0 64k"]);
         server.stop();

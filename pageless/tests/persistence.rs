@@ -25,13 +25,13 @@ struct Traced {
 }
 
 impl Traced {
-    fn start(spec: &str, more: &[&str]) -> Traced {
+    fn start(spec: &str, more: &[String]) -> Traced {
         let folder = Scratch::disk();
         let log = folder.path("strace");
         let calls = format!("trace={},{}", SYNCS.join(","), SENDS.join(","));
         // -D makes strace the child of nobody we wait for: the process that is started here is the server itself.
         let mut wrapper = vec!["strace", "-D", "-f", "-qq", "-s", "0", "-o", &log, "-e", &calls];
-        wrapper.extend(more);
+        wrapper.extend(more.iter().map(String::as_str));
         let server = Serve::new(spec).under(&wrapper).start();
         Traced { server, log, _folder: folder }
     }
@@ -130,23 +130,23 @@ fn stopping_makes_everything_durable() {
     drop(folder);
 }
 
+/// strace options that make the first sync of each kind fail, or every one.
+fn failing(when: &str) -> Vec<String> {
+    SYNCS.iter().flat_map(|sync| ["-e".to_owned(), format!("inject={sync}:error=EIO:when={when}")]).collect()
+}
+
 #[test]
 fn a_sync_that_fails_reaches_the_client_once() {
     if !can_trace() {
         return;
     }
     let disk = Disk::pmem_disk(4 * MIB);
-    let fail_first: Vec<String> =
-        SYNCS.iter().flat_map(|s| ["-e".to_owned(), format!("inject={s}:error=EIO:when=1")]).collect();
-    let fail_first: Vec<&str> = fail_first.iter().map(String::as_str).collect();
-
-    let traced = Traced::start(&disk.spec, &fail_first);
+    let traced = Traced::start(&disk.spec, &failing("1"));
     let (mut peer, _) = Peer::connect(traced.server.socket()).expect("connect");
     assert_eq!(peer.ask(CMD_WRITE, 0, 0, 4096, &noise(4096, 1)), 0);
     assert_eq!(peer.ask(CMD_FLUSH, 0, 0, 0, &[]), EIO, "the failed sync");
     assert_eq!(peer.ask(CMD_FLUSH, 0, 0, 0, &[]), 0, "told once is told");
     assert_eq!(peer.read_at(0, 4096).expect("the disk goes on"), noise(4096, 1));
-    traced.server.stop();
 }
 
 #[test]
@@ -155,11 +155,7 @@ fn a_failed_fua_is_told_to_its_writer_and_to_the_next_flush_of_another() {
         return;
     }
     let disk = Disk::pmem_disk(4 * MIB);
-    let fail_first: Vec<String> =
-        SYNCS.iter().flat_map(|s| ["-e".to_owned(), format!("inject={s}:error=EIO:when=1")]).collect();
-    let fail_first: Vec<&str> = fail_first.iter().map(String::as_str).collect();
-
-    let traced = Traced::start(&disk.spec, &fail_first);
+    let traced = Traced::start(&disk.spec, &failing("1"));
     let (mut writer, _) = Peer::connect(traced.server.socket()).expect("connect");
     let (mut other, _) = Peer::connect(traced.server.socket()).expect("connect");
     // Both are being served before anything fails.
@@ -167,7 +163,23 @@ fn a_failed_fua_is_told_to_its_writer_and_to_the_next_flush_of_another() {
     assert_eq!(writer.ask(CMD_WRITE, FLAG_FUA, 0, 4096, &noise(4096, 1)), EIO);
     assert_eq!(other.ask(CMD_FLUSH, 0, 0, 0, &[]), EIO, "its data may have gone with the writer's");
     assert_eq!(other.ask(CMD_FLUSH, 0, 0, 0, &[]), 0, "told once is told");
-    traced.server.stop();
+}
+
+#[test]
+fn a_medium_that_never_syncs_fails_every_flush_and_the_exit_code() {
+    if !can_trace() {
+        return;
+    }
+    let disk = Disk::pmem_disk(4 * MIB);
+    let mut traced = Traced::start(&disk.spec, &failing("1+"));
+    let (mut peer, _) = Peer::connect(traced.server.socket()).expect("connect");
+    assert_eq!(peer.ask(CMD_WRITE, 0, 0, 4096, &noise(4096, 1)), 0);
+    for _ in 0..3 {
+        assert_eq!(peer.ask(CMD_FLUSH, 0, 0, 0, &[]), EIO);
+    }
+    traced.server.terminate();
+    assert_eq!(traced.server.wait().code(), Some(1), "nobody may believe that the data is safe");
+    eventually("it says so", || traced.server.said().contains("flush").then_some(()));
 }
 
 /// A file whose flushes are held back or failed by a file in a folder: nbdkit answers for the medium, nbdfuse makes it a file.
@@ -256,7 +268,7 @@ impl Medium {
 impl Drop for Medium {
     fn drop(&mut self) {
         let _ = fs::remove_file(self.folder.path("held"));
-        let _ = Command::new("umount").arg("-l").arg(self.disk()).stderr(Stdio::null()).status();
+        let _ = Command::new("umount").arg("-l").arg(self.folder.path("mnt")).stderr(Stdio::null()).status();
         for child in [&mut self.nbdfuse, &mut self.nbdkit] {
             let _ = child.kill();
             let _ = child.wait();
@@ -313,7 +325,6 @@ fn a_file_whose_flush_fails_tells_every_client_once() {
     medium.clear("broken");
     assert_eq!(other.ask(CMD_FLUSH, 0, 0, 0, &[]), EIO, "its data may have gone with the peer's");
     assert_eq!(other.ask(CMD_FLUSH, 0, 0, 0, &[]), 0, "told once is told");
-    server.stop();
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! ```text
 //! cargo run --release -p pageless-benches --bin file [FILE]      (ROUNDS=9; FILE is overwritten, 256 MiB)
 //! ```
-//! Bar: into secret memory (bounced) >= 0.9 times into ram (direct), in 1 MiB requests, eight in flight. Secret memory counts
+//! Bar: into secret memory (bounced) >= 0.9 times into ram (direct), in 1 MiB requests, four in flight. Secret memory counts
 //! against RLIMIT_MEMLOCK; 4 MiB are used.
 
 #![forbid(unsafe_code)]

@@ -13,7 +13,7 @@
 //! the copy by the CPU is what finds out which byte, and why.
 //!
 //! # Flush
-//! `FLUSH` is `fdatasync`, `FUA` is `RWF_DSYNC`. A failed flush is told to every queue, once ([`sticky`]).
+//! `FLUSH` is `fdatasync`, `FUA` is `RWF_DSYNC`. A failed flush is told to every queue, once.
 //!
 //! # Locks
 //! The whole file is locked for as long as the disk lives, shared by readers, exclusive for a writer; a block device
@@ -117,7 +117,8 @@ fn limits(file: &Opened) -> Limits {
         atomic_write_unit: block,
         read_only: file.read_only,
         flush: true,
-        fua: true,
+        // where a durable write cannot be asked for, `Checked` makes FUA from a flush
+        fua: file.holder.honours_dsync(),
         discard: true,
         discard_granularity: block.max(4096),
         write_zeroes: true,

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What every export's worker threads share: an [`Inbox`] to be handed work by, and a [`Spin`] that decides
-//! whether waiting is better done awake.
+//! What every export's worker threads share: an [`Inbox`] to be handed work by, a [`Spin`] that decides whether
+//! waiting is better done awake, and a [`Gather`] that decides whether work is better done in batches.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pageless_sys::eventfd::EventFd;
 
@@ -78,6 +78,107 @@ impl Spin {
     }
 }
 
+/// Decides how long to let requests gather before looking for them again.
+///
+/// A worker that is faster than its client answers each request as it comes, which costs both sides a call, a lock
+/// and a buffer for each. Looking a few microseconds later finds several at once, and a client with more requests
+/// outstanding does not notice; a client with one does. Which it is cannot be seen, so it is tried: now and then a
+/// window is run with a longer or shorter pause, and kept if more was done in it.
+#[derive(Debug)]
+pub(crate) struct Gather {
+    /// Where in [`Gather::PAUSES`] we are.
+    level: usize,
+    /// What is being tried instead.
+    trial: Option<usize>,
+    /// What to try next time: up or down.
+    up: bool,
+    /// Windows to go before the next trial.
+    rest: u32,
+    /// How many those were last time.
+    patience: u32,
+    /// Requests per second of the last window without a trial.
+    rate: f64,
+    began: Instant,
+    requests: u32,
+}
+
+impl Gather {
+    const PAUSES: [Duration; 5] = [
+        Duration::ZERO,
+        Duration::from_micros(4),
+        Duration::from_micros(8),
+        Duration::from_micros(14),
+        Duration::from_micros(20),
+    ];
+    /// What is compared is done in this time.
+    const WINDOW: Duration = Duration::from_millis(1);
+    /// And is at least so much.
+    const LEAST: u32 = 16;
+    /// Windows between trials, when nothing comes of them.
+    const REST: std::ops::Range<u32> = 4..64;
+    /// Gain for which a longer pause is worth it. A shorter one is, unless it costs as much.
+    const GAIN: f64 = 1.04;
+
+    pub(crate) fn new() -> Gather {
+        Gather {
+            level: 0,
+            trial: None,
+            up: true,
+            rest: Gather::REST.start,
+            patience: Gather::REST.start,
+            rate: 0.0,
+            began: Instant::now(),
+            requests: 0,
+        }
+    }
+
+    /// How long to wait now before looking.
+    pub(crate) fn pause(&self) -> Duration {
+        Gather::PAUSES[self.trial.unwrap_or(self.level)]
+    }
+
+    /// The worker slept, or did something else than many small requests: what was counted says nothing.
+    pub(crate) fn interrupted(&mut self, now: Instant) {
+        self.began = now;
+        self.requests = 0;
+    }
+
+    /// So many requests were taken in a round that ended now.
+    pub(crate) fn took(&mut self, requests: u32, now: Instant) {
+        self.requests += requests;
+        let time = now - self.began;
+        if time < Gather::WINDOW || self.requests < Gather::LEAST {
+            return;
+        }
+        let rate = f64::from(self.requests) / time.as_secs_f64();
+        self.judge(rate);
+        self.interrupted(now);
+    }
+
+    fn judge(&mut self, rate: f64) {
+        match self.trial.take() {
+            Some(level) => {
+                let better = if level > self.level { self.rate * Gather::GAIN } else { self.rate / Gather::GAIN };
+                if rate >= better {
+                    self.level = level;
+                    self.patience = Gather::REST.start;
+                } else {
+                    self.up = !self.up;
+                    self.patience = (self.patience * 2).min(Gather::REST.end);
+                }
+                self.rest = self.patience;
+            }
+            None if self.rest > 0 => self.rest -= 1,
+            None => {
+                self.rate = rate;
+                let top = Gather::PAUSES.len() - 1;
+                let up = if self.level == 0 { true } else { self.up && self.level < top };
+                self.trial = Some(if up { self.level + 1 } else { self.level - 1 });
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -96,6 +197,41 @@ mod tests {
             spin.waited(Duration::from_micros(10));
         }
         assert_eq!(spin.budget(), Spin::LIMIT);
+    }
+
+    /// Runs a client that does `rate(pause)` requests a second for so long.
+    fn run(gather: &mut Gather, milliseconds: u32, rate: impl Fn(Duration) -> f64) {
+        let mut now = Instant::now();
+        gather.interrupted(now);
+        for _ in 0..milliseconds * 10 {
+            now += Duration::from_micros(100);
+            gather.took((rate(gather.pause()) / 10_000.0) as u32, now);
+        }
+    }
+
+    #[test]
+    fn gathering_is_kept_where_it_helps_and_given_up_where_it_does_not() {
+        let mut gather = Gather::new();
+        // Many outstanding: best at about 14 µs.
+        run(&mut gather, 500, |pause| 320_000.0 - 500.0 * (pause.as_micros() as f64 - 14.0).powi(2));
+        assert_eq!(gather.level, 3);
+        // One outstanding: each pause is lost.
+        run(&mut gather, 1000, |pause| 1e6 / (12.0 + pause.as_micros() as f64));
+        assert_eq!(gather.level, 0);
+        // It makes no difference: then there is none.
+        run(&mut gather, 1000, |_| 50_000.0);
+        assert_eq!(gather.level, 0);
+    }
+
+    #[test]
+    fn a_trial_that_brings_nothing_is_rare() {
+        let mut gather = Gather::new();
+        let tried = std::cell::Cell::new(0);
+        run(&mut gather, 2000, |pause| {
+            tried.set(tried.get() + u32::from(!pause.is_zero()));
+            1e6 / (12.0 + pause.as_micros() as f64)
+        });
+        assert!(tried.get() * 20 < 20_000, "{} of 20000", tried.get());
     }
 
     #[test]

@@ -145,6 +145,14 @@ impl File {
         known.then_some(DirectAlign { memory: stat.stx_dio_mem_align, offset: stat.stx_dio_offset_align })
     }
 
+    /// Whether an asynchronous write with `RWF_DSYNC` is known to be durable when it completes: block devices, and the
+    /// file systems that were looked at. FUSE, for one, ignores the flag on that path.
+    pub fn honours_dsync(&self) -> bool {
+        const KNOWN: [i64; 4] = [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010]; // ext, xfs, btrfs, f2fs
+        self.file_type() == Ok(FileType::Block)
+            || rustix::fs::fstatfs(&self.0).is_ok_and(|stat| KNOWN.contains(&stat.f_type))
+    }
+
     /// Whether the file lives in memory (tmpfs, ramfs): such files take `O_DIRECT` and copy through the page cache.
     pub fn memory_fs(&self) -> bool {
         const TMPFS_MAGIC: i64 = 0x0102_1994;

@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use pageless::block::Status;
 use pageless::export;
 use pageless::export::nbd::Listen;
 use pageless::sys::Errno;
@@ -16,7 +17,9 @@ pub(crate) enum ServeError {
     Listen { argument: String, error: export::Error },
     /// Something else that must be there before clients are.
     Start(export::Error),
-    /// Something that went wrong while serving, or at the end of it.
+    /// Acknowledged writes that may not be durable.
+    Flush { device: String, status: Status },
+    /// Something else that went wrong while serving, or at the end of it.
     Stop(export::Error),
 }
 
@@ -35,10 +38,21 @@ impl ServeError {
         }
     }
 
+    /// An end that was not clean.
+    pub(super) fn stop(error: export::Error, device: &str) -> ServeError {
+        match error {
+            export::Error::Flush { status, .. } => ServeError::Flush { device: device.into(), status },
+            error => ServeError::Stop(error),
+        }
+    }
+
     fn remedy(&self) -> Option<&'static str> {
         let error = match self {
             ServeError::Host { .. } => return Some("name a host that resolves, or an address such as 127.0.0.1"),
             ServeError::Listen { error, .. } | ServeError::Start(error) => error,
+            ServeError::Flush { .. } => {
+                return Some("`dmesg` may say more; what clients wrote last may be lost: compare it with its source");
+            }
             ServeError::Stop(_) => return None,
         };
         match error {
@@ -68,6 +82,9 @@ impl fmt::Display for ServeError {
         match self {
             ServeError::Host { argument, host, why } => write!(f, "--nbd {argument}: cannot find {host}: {why}")?,
             ServeError::Listen { argument, error } => write!(f, "--nbd {argument}: {error}")?,
+            ServeError::Flush { device, status } => {
+                write!(f, "{device}: a flush failed ({status}), so writes that were acknowledged may not be durable")?;
+            }
             ServeError::Start(error) | ServeError::Stop(error) => write!(f, "{error}")?,
         }
         self.remedy().iter().try_for_each(|remedy| write!(f, "\n  help: {remedy}"))

@@ -20,7 +20,9 @@ pub(super) const BURST: u64 = 256 << 10;
 
 /// The queue of a file: one ring, one pool, one thread.
 ///
-/// Everything happens in `poll`; after it returns, whatever is accepted is in the ring or waits for something that is.
+/// Everything happens in `poll`; after it returns, whatever is accepted is in the ring or waits for something that is, or
+/// the event is readable. It returns in the middle of a batch when a burst of copying ended a bio: the owner's next bio
+/// then reaches the disk before the rest of the batch is copied.
 #[derive(Debug)]
 pub(super) struct FileQueue {
     // First, so that it is dropped first: that waits for what still moves into the slots.
@@ -123,6 +125,11 @@ impl Queue for FileQueue {
                 break Err(error.into());
             }
             let more = !self.backlog.is_empty() || (started && !self.bouncing.is_empty());
+            if more && out.len() > before {
+                // The owner has something to do, and to submit, while the disk is busy with this burst.
+                self.ring.signal();
+                break Ok(());
+            }
             if !more && !started {
                 break Ok(());
             }

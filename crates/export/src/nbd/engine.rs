@@ -123,6 +123,8 @@ pub(crate) struct Engine {
     /// Where staged reads are put.
     outlet: Fill,
     pub(crate) counters: Arc<Counters>,
+    /// Requests taken since somebody last asked.
+    pub(crate) taken: u32,
     bios: Slab<InWork>,
     jobs: Slab<Job>,
     long: VecDeque<Long>,
@@ -150,6 +152,7 @@ impl Engine {
             inlet: Fill::default(),
             outlet: Fill::default(),
             counters,
+            taken: 0,
             bios: Slab::new(),
             jobs: Slab::new(),
             long: VecDeque::new(),

@@ -44,6 +44,8 @@ const TERSE: usize = 64 << 10;
 pub(crate) enum Received {
     /// As far as it could.
     Some,
+    /// Nothing had come.
+    Nothing,
     /// Not at all: there is no room, or the device takes no more.
     NoRoom,
 }
@@ -148,7 +150,7 @@ impl Inlet<'_, '_> {
             Ok(n) => u32::try_from(n).unwrap_or(0),
             // Requests that came with the end of the handshake are here although nothing more is.
             Err(SocketError::WouldBlock) if carried >= HEADER && matches!(connection.expects, Expects::Request) => 0,
-            Err(SocketError::WouldBlock) => return Received::Some,
+            Err(SocketError::WouldBlock) => return Received::Nothing,
             Err(SocketError::Errno(_)) => {
                 connection.leave();
                 return Received::Some;
@@ -266,6 +268,7 @@ impl Inlet<'_, '_> {
             connection.break_off();
             return Ok(());
         };
+        self.engine.taken = self.engine.taken.saturating_add(1);
         match request.check(&session.rules) {
             Ok(command) => self.command(key, connection, session, request.cookie, command),
             Err(refusal) => self.refuse(connection, session, &request, refusal),

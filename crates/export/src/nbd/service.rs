@@ -23,7 +23,7 @@ use super::receive::{Inlet, Received, answer};
 use super::socket::Socket;
 use crate::Error;
 use crate::slab::{Key, Slab};
-use crate::worker::{Inbox, Spin};
+use crate::worker::{Gather, Inbox, Spin};
 
 /// The inbox in epoll. Connections have their keys, which are below 2^63.
 const INBOX: u64 = u64::MAX;
@@ -72,6 +72,8 @@ pub(crate) struct Service {
     /// Slots were used since memory was last given back.
     warm: bool,
     spin: Spin,
+    gather: Gather,
+    hot: Option<Key>,
     tools: Tools,
 }
 
@@ -113,6 +115,8 @@ impl Service {
             owed: 0,
             warm: false,
             spin: Spin::new(),
+            gather: Gather::new(),
+            hot: None,
             tools: Tools::default(),
         })
     }
@@ -151,7 +155,43 @@ impl Service {
         }
         let start = Instant::now();
         let budget = self.spin.budget();
+        if !budget.is_zero() {
+            self.gather.took(std::mem::take(&mut self.engine.taken), start);
+            let pause = self.gather.pause();
+            while start.elapsed() < pause {
+                std::hint::spin_loop();
+            }
+        }
+        let mut turn = 0u32;
         while start.elapsed() < budget {
+            if let Some(key) = self.hot
+                && let Some(connection) = self.connections.get_mut(key)
+                && connection.reads()
+            {
+                let online = self.reader.online();
+                let mut inlet = Inlet {
+                    engine: &mut self.engine,
+                    online: &online,
+                    scratch: &mut self.tools.scratch,
+                    outcomes: &mut self.tools.outcomes,
+                    crowded: self.owed > CROWDED,
+                    handshake_timeout: self.shared.handshake_timeout,
+                };
+                match inlet.receive(key, connection) {
+                    Received::Nothing => {}
+                    r => {
+                        list(&mut self.list, key, connection);
+                        if r == Received::NoRoom {
+                            connection.paused = true;
+                            self.paused.push(key);
+                        }
+                        self.spin.waited(start.elapsed());
+                        return Ok(());
+                    }
+                }
+                turn += 1;
+                if turn % 8 != 0 { continue; }
+            }
             self.epoll.wait(Some(Duration::ZERO), ready)?;
             if !ready.is_empty() {
                 self.spin.waited(start.elapsed());
@@ -162,6 +202,7 @@ impl Service {
         let stopping = self.shared.stopping.load(Ordering::Acquire);
         let timeout = (self.warm || self.haggling > 0 || stopping).then_some(if stopping { TICK / 20 } else { TICK });
         self.epoll.wait(timeout, ready)?;
+        self.gather.interrupted(Instant::now());
         if ready.is_empty() {
             self.engine.shrink();
             self.warm = false;
@@ -173,6 +214,7 @@ impl Service {
 
     /// Takes what epoll reported.
     fn events(&mut self) {
+        if let [one] = &self.tools.ready[..] && one.token < QUEUES { self.hot = Some(Key::from_tag(one.token)); } else if !self.tools.ready.is_empty() { self.hot = None; }
         let ready = std::mem::take(&mut self.tools.ready);
         if ready.iter().any(|event| event.token == INBOX) {
             for socket in self.inbox.take() {

@@ -188,7 +188,7 @@ fn char_end(b: &[u8], at: usize) -> usize {
 
 #[test]
 fn blanking_hides_prose_and_literals_and_keeps_code() {
-    let text = "let a = \"unsafe\"; // unsafe\nlet b = r#\"un\"safe\"#; /* x /* unsafe */ */ let c: &'a u8 = b'\"'; unsafe { 'é' }";
+    let text = "let a = \"unsafe\"; // unsafe\nlet b = r#\"un\"safe\"#; /* x /* unsafe */ */ let c: &'a u8 = '\"'; unsafe { 'é' }";
     let code = blank(text);
     assert_eq!(code.lines().count(), 2);
     assert_eq!(words(&code).filter(|w| *w == "unsafe").count(), 1, "{code}");
