@@ -104,7 +104,7 @@ impl Flusher {
         fence();
         let mut result = Ok(());
         if self.region.backing.durability() == Durability::Msync && self.region.allows(Access::Write) {
-            result = self.region.backing.sync_all().map_err(Fault::from_medium);
+            result = self.region.backing.sync_all().map_err(Fault::from_medium).and(self.whole());
             if result.is_err() {
                 self.region.flush_errors.note();
             }
@@ -113,6 +113,14 @@ impl Flusher {
         let untold = failures != self.told;
         self.told = failures;
         if untold { result.and(Err(Fault::Media)) } else { result }
+    }
+
+    /// A file that somebody cut short, our lock ignored, has lost what was stored past its end (I7).
+    fn whole(&self) -> Result<(), Fault> {
+        match self.region.backing.file_behind().map(pageless_sys::file::File::size) {
+            Some(Ok(size)) if size < self.region.len() => Err(Fault::Media),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -123,6 +123,21 @@ fn read_only_regions_cannot_be_written_by_any_door() {
 }
 
 #[test]
+fn a_flush_of_a_file_that_was_cut_short_is_no_success() {
+    let file = Scratch::new("/tmp", "cut");
+    let memory = Memory::new().unwrap();
+    let region = memory.register(file.create(8 * FRAME_SIZE)).unwrap();
+    let mut flusher = region.flusher();
+    assert_eq!(flusher.flush(), Ok(()));
+    let cut = std::fs::OpenOptions::new().write(true).open(&file.0).unwrap();
+    cut.set_len(FRAME_SIZE).unwrap();
+    assert_eq!((flusher.flush(), flusher.flush()), (Err(Fault::Media), Err(Fault::Media)));
+    assert_eq!(region.extents().next(4 * FRAME_SIZE, FRAME_SIZE), Extent::Data(FRAME_SIZE), "lost, not a hole");
+    cut.set_len(8 * FRAME_SIZE).unwrap();
+    assert_eq!(flusher.flush(), Ok(()));
+}
+
+#[test]
 fn looking_at_holes_allocates_nothing() {
     for (dir, name) in [("/dev/shm", "holes-shm"), ("/tmp", "holes-disk")] {
         let file = Scratch::new(dir, name);
