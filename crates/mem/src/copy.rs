@@ -212,6 +212,24 @@ pub fn copy(from: &mut MemReader<'_>, to: &mut MemWriter<'_>) -> Result<usize, C
         // SAFETY: both runs lie in windows (module doc).
         unsafe { pageless_mem_copy(to.addr, from.addr, len) }
     };
+    if outcome.left == 0 && !to.write_back {
+        from.advance(len);
+        to.advance(len);
+        return Ok(len);
+    }
+    finish(from, to, len, outcome, streaming)
+}
+
+/// What is left to do after a fault, or towards memory whose cache lines must be written back.
+#[cold]
+#[inline(never)]
+fn finish(
+    from: &mut MemReader<'_>,
+    to: &mut MemWriter<'_>,
+    len: usize,
+    outcome: Outcome,
+    streamed: bool,
+) -> Result<usize, CopyError> {
     let result = match outcome.left {
         0 => Ok(len),
         left => after_fault(to, len - left, len, |to_addr, done, left| {
@@ -222,10 +240,10 @@ pub fn copy(from: &mut MemReader<'_>, to: &mut MemWriter<'_>) -> Result<usize, C
     };
     let moved = result.unwrap_or_else(|error| error.moved);
     if to.write_back && moved > 0 {
-        write_back_stored(to.addr, moved, streaming && moved == len).map_err(|()| to.media_fault())?;
+        write_back_stored(to.addr, moved, streamed && moved == len).map_err(|()| to.media_fault())?;
     }
-    from.skip(moved);
-    to.skip(moved);
+    from.advance(moved);
+    to.advance(moved);
     result
 }
 
@@ -246,7 +264,7 @@ pub(crate) fn zero(to: &mut MemWriter<'_>, len: usize) -> Result<usize, CopyErro
     if to.write_back && moved > 0 {
         write_back_stored(to.addr, moved, false).map_err(|()| to.media_fault())?;
     }
-    to.skip(moved);
+    to.advance(moved);
     result
 }
 

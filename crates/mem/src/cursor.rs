@@ -56,7 +56,12 @@ impl<'k> MemReader<'k> {
     /// Steps over up to `n` bytes.
     #[inline]
     pub fn skip(&mut self, n: usize) {
-        let n = n.min(self.left);
+        self.advance(n.min(self.left));
+    }
+
+    /// Steps over `n` bytes, of which there are as many.
+    #[inline]
+    pub(crate) fn advance(&mut self, n: usize) {
         self.addr += n;
         self.left -= n;
         if let Some((_, offset)) = &mut self.place {
@@ -119,7 +124,12 @@ impl<'k> MemWriter<'k> {
     /// Steps over up to `n` bytes.
     #[inline]
     pub fn skip(&mut self, n: usize) {
-        let n = n.min(self.left);
+        self.advance(n.min(self.left));
+    }
+
+    /// Steps over `n` bytes, of which there are as many.
+    #[inline]
+    pub(crate) fn advance(&mut self, n: usize) {
         self.addr += n;
         self.left -= n;
         if let Some((_, offset)) = &mut self.place {

@@ -134,11 +134,7 @@ impl Online<'_> {
 
     #[inline]
     pub(crate) fn resolve(&self, range: PhysRange, access: Access) -> Result<crate::table::Resolved<'_>, Fault> {
-        let kept = &self.hints[usize::from(access == Access::Write)];
-        let mut hint = kept.get();
-        let found = self.table.resolve(range, access, &mut hint);
-        kept.set(hint);
-        found
+        self.table.resolve(range, access, &self.hints[usize::from(access == Access::Write)])
     }
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The table of regions: an immutable sorted snapshot, and the only doors from numbers to memory.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use crate::pfn::{FRAME_SIZE, PhysRange};
@@ -128,28 +129,29 @@ impl RegionTable {
 
     /// The memory behind a range of frames. `hint` is the entry of the last call.
     #[inline]
-    pub(crate) fn resolve(&self, range: PhysRange, access: Access, hint: &mut u32) -> Result<Resolved<'_>, Fault> {
-        let byte = range.byte_address();
-        if let Some(entry) = self.entries.get(*hint as usize)
-            && let Some(found) = entry.find(byte, range.len(), access)
-        {
-            return found;
+    pub(crate) fn resolve(&self, range: PhysRange, access: Access, hint: &Cell<u32>) -> Result<Resolved<'_>, Fault> {
+        let (byte, len) = (range.byte_address(), range.len());
+        let entry = match self.entries.get(hint.get() as usize) {
+            Some(entry) if entry.holds(byte, len) => entry,
+            _ => self.search(byte, len, hint).ok_or(Fault::Gone)?,
+        };
+        if access == Access::Write && !entry.writable {
+            return Err(Fault::ReadOnly);
         }
-        let index = self.search(byte);
-        let entry = self.entries.get(index as usize).ok_or(Fault::Gone)?;
-        *hint = index;
-        entry.find(byte, range.len(), access).unwrap_or(Err(Fault::Gone))
+        let offset = byte - entry.start;
+        #[expect(clippy::cast_possible_truncation, reason = "an offset in a mapping fits the address it is added to")]
+        let addr = entry.addr + offset as usize;
+        Ok(Resolved { addr, len: len as usize, offset, region: &entry.region })
     }
 
-    /// The last entry that starts at or before this byte. Out of line, so that the last hit stays short.
+    /// The entry that holds these bytes. Out of line, so that the last hit stays short.
     #[inline(never)]
-    fn search(&self, byte: u64) -> u32 {
-        let Some((first, last)) = self.directory.bounds(byte) else { return u32::MAX };
-        let after = match self.starts.get(first as usize + 1..=last as usize) {
-            Some(between) => between.partition_point(|start| *start <= byte),
-            None => 0,
-        };
-        first + u32::try_from(after).unwrap_or(0)
+    fn search(&self, byte: u64, len: u32, hint: &Cell<u32>) -> Option<&Entry> {
+        let (first, last) = self.directory.bounds(byte)?;
+        let between = self.starts.get(first as usize + 1..=last as usize).unwrap_or_default();
+        let index = first + u32::try_from(between.partition_point(|start| *start <= byte)).ok()?;
+        hint.set(index);
+        self.entries.get(index as usize).filter(|entry| entry.holds(byte, len))
     }
 
     /// The frames behind addresses of this process, where they all lie in one region.
@@ -164,20 +166,10 @@ impl RegionTable {
 }
 
 impl Entry {
-    /// `None` when the bytes are not in this region.
     #[inline]
-    fn find(&self, byte: u64, len: u32, access: Access) -> Option<Result<Resolved<'_>, Fault>> {
+    fn holds(&self, byte: u64, len: u32) -> bool {
         let offset = byte.wrapping_sub(self.start);
-        let in_region = offset < self.len && u64::from(len) <= self.len - offset;
-        if !in_region {
-            return None;
-        }
-        if access == Access::Write && !self.writable {
-            return Some(Err(Fault::ReadOnly));
-        }
-        #[expect(clippy::cast_possible_truncation, reason = "an offset in a mapping fits the address it is added to")]
-        let addr = self.addr + offset as usize;
-        Some(Ok(Resolved { addr, len: len as usize, offset, region: &self.region }))
+        offset < self.len && u64::from(len) <= self.len - offset
     }
 }
 
