@@ -9,6 +9,9 @@
 //! Bytes that cannot be read become an error reply or an error chunk as long as the head that announces them is
 //! unsent, and [`Broken`] after that. Nothing else is ever sent in their place.
 
+mod planner;
+mod staging;
+
 use std::collections::VecDeque;
 
 use pageless_block::{Direct, Status};
@@ -19,6 +22,7 @@ use super::errno::Errno;
 use super::pool::SlotId;
 use super::reply::{self, Head};
 use crate::slab::Key;
+use planner::Planner;
 
 /// The most pieces of one send: what one `sendmsg` takes.
 const MAX_PIECES: usize = 1024;
@@ -219,7 +223,7 @@ impl Output {
     /// What the next send consists of. Empty: nothing can be sent now.
     pub(crate) fn plan(&mut self, lookup: &mut Lookup<'_>, pieces: &mut Vec<Piece>) -> Result<(), Broken> {
         pieces.clear();
-        let mut budget = MAX_SEND;
+        let mut budget = std::env::var("MS").map_or(MAX_SEND, |s| s.parse::<u32>().unwrap() << 10);
         let mut place = 0;
         while place < self.owed.len() && pieces.len() + 2 <= MAX_PIECES && budget > 0 {
             let start = pieces.len();
@@ -425,255 +429,6 @@ impl Output {
         self.set(first, reply);
         Ok(())
     }
-}
-
-/// The data of staged parts, coming and going.
-impl Output {
-    /// The parts that no bio was made for, among the first `window` bytes of staged parts: their numbers, offsets
-    /// and lengths.
-    pub(crate) fn wanted(&self, window: u32) -> impl Iterator<Item = (u64, u64, u32)> {
-        let mut seen = 0u32;
-        let staged = self.owed.iter().zip(self.base..).filter_map(|(owed, number)| match owed {
-            Owed::Staged(staged) => Some((number, staged)),
-            _ => None,
-        });
-        let near = staged.take_while(move |(_, staged)| {
-            let near = seen < window;
-            seen = seen.saturating_add(staged.len);
-            near
-        });
-        near.filter(|(_, s)| s.data == Fetched::Wanted).map(|(number, s)| (number, s.offset, s.len))
-    }
-
-    /// A bio was made for the part of that number.
-    pub(crate) fn coming(&mut self, number: u64, bio: Key) {
-        if let Some(staged) = self.staged(number) {
-            staged.data = Fetched::Coming(bio);
-        }
-    }
-
-    fn place(&self, number: u64) -> Option<usize> {
-        usize::try_from(number.checked_sub(self.base)?).ok()
-    }
-
-    fn staged(&mut self, number: u64) -> Option<&mut Staged> {
-        let place = self.place(number)?;
-        match self.owed.get_mut(place) {
-            Some(Owed::Staged(staged)) => Some(staged),
-            _ => None,
-        }
-    }
-
-    /// The data of a part arrived. Hands back the slot if nobody waits for it any more. Says which bio now fetches
-    /// the part of another number, where one changed places with this so that what is here need not wait for it.
-    pub(crate) fn arrived(
-        &mut self,
-        number: u64,
-        slot: SlotId,
-        range: PhysRange,
-    ) -> Result<Option<Renumbered>, SlotId> {
-        let Some(staged) = self.staged(number).filter(|s| matches!(s.data, Fetched::Coming(_))) else {
-            return Err(slot);
-        };
-        staged.data = Fetched::Here(slot, range);
-        if !staged.alone() {
-            return Ok(None);
-        }
-        let from = self.place(number).unwrap_or(0);
-        let waits = |owed: &Owed| matches!(owed, Owed::Staged(s) if !matches!(s.data, Fetched::Here(..)));
-        let Some(to) = self.owed.iter().take(from).position(waits) else { return Ok(None) };
-        match self.owed[to] {
-            // A place whose chunk was begun keeps its tenant.
-            Owed::Staged(Staged { data: Fetched::Coming(bio), .. }) if to > 0 || self.open.is_none() => {
-                let Owed::Staged(other) = &self.owed[to] else { return Ok(None) };
-                if !other.alone() {
-                    return Ok(None);
-                }
-                self.owed.swap(from, to);
-                Ok(Some(Renumbered { bio, number }))
-            }
-            _ => Ok(None),
-        }
-    }
-
-    /// A part could not be fetched.
-    pub(crate) fn missing(
-        &mut self,
-        number: u64,
-        offset: u64,
-        status: Status,
-        release: &mut dyn FnMut(SlotId),
-    ) -> Result<(), Broken> {
-        match self.place(number) {
-            Some(place) if matches!(self.owed.get(place), Some(Owed::Staged(_))) => {
-                self.fail_staged(place, offset, status, release)
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Is this output stuck for want of data that something else behind it may be holding up?
-    pub(crate) fn stalled(&self) -> bool {
-        matches!(self.owed.front(), Some(Owed::Staged(s)) if s.data == Fetched::Wanted)
-    }
-
-    /// Gives up all data that is here: it is fetched again when its turn comes.
-    pub(crate) fn evict(&mut self, release: &mut dyn FnMut(SlotId)) {
-        for owed in &mut self.owed {
-            if let Owed::Staged(Staged { data, .. }) = owed
-                && let Fetched::Here(slot, _) = *data
-            {
-                release(slot);
-                *data = Fetched::Wanted;
-            }
-        }
-    }
-}
-
-/// The part that `bio` fetches now has this number.
-#[derive(Copy, Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Renumbered {
-    pub(crate) bio: Key,
-    pub(crate) number: u64,
-}
-
-/// The pieces of one entry being planned.
-struct Planner<'a> {
-    entry: u32,
-    pieces: &'a mut Vec<Piece>,
-    budget: &'a mut u32,
-}
-
-impl Planner<'_> {
-    fn push(&mut self, begins: Option<Begins>, what: What) {
-        *self.budget = self.budget.saturating_sub(what.len());
-        self.pieces.push(Piece { entry: self.entry, begins, what });
-    }
-
-    fn full(&self) -> bool {
-        *self.budget == 0 || self.pieces.len() + 2 > MAX_PIECES
-    }
-
-    /// True when all of the entry is planned; an error says which byte could not be looked up.
-    fn media(&mut self, media: Media, open: Option<Open>, lookup: &mut Lookup<'_>) -> Result<bool, (u64, Status)> {
-        let Media { cookie, mut offset, mut left, shape, last } = media;
-        if let Some(open) = open {
-            if let Some(head) = open.head.filter(|head| open.head_sent < head.len()) {
-                self.push(None, What::Head { head, from: open.head_sent });
-            }
-            if !self.data(open.offset, open.left, None, lookup)? {
-                return Ok(false);
-            }
-        }
-        while left > 0 {
-            if self.full() {
-                return Ok(false);
-            }
-            let first = lookup(offset, left.into()).map_err(|status| (offset, status))?;
-            let (covers, data, head) = match (shape, first) {
-                (Shape::Simple, _) => (left, left, Head::ok(cookie)),
-                (Shape::Whole, Direct::Hole(n)) if n >= left.into() => {
-                    (left, 0, Head::hole(cookie, offset, left, last))
-                }
-                (Shape::Whole, _) => (left, left, Head::data(cookie, offset, left, last)),
-                (Shape::Chunks, Direct::Hole(n)) => {
-                    let n = u32::try_from(n).unwrap_or(left).min(left);
-                    (n, 0, Head::hole(cookie, offset, n, last && n == left))
-                }
-                (Shape::Chunks, Direct::Data(range)) => {
-                    let n = run(offset, left, range.len(), lookup);
-                    (n, n, Head::data(cookie, offset, n, last && n == left))
-                }
-            };
-            self.push(Some(Begins { offset, covers, data }), What::Head { head, from: 0 });
-            if data > 0 && !self.data(offset, data, Some(first), lookup)? {
-                return Ok(false);
-            }
-            offset += u64::from(covers);
-            left -= covers;
-        }
-        Ok(true)
-    }
-
-    /// Plans `left` bytes at `offset`, whose first extent may be known already.
-    fn data(
-        &mut self,
-        mut offset: u64,
-        mut left: u32,
-        mut known: Option<Direct>,
-        lookup: &mut Lookup<'_>,
-    ) -> Result<bool, (u64, Status)> {
-        while left > 0 {
-            if *self.budget == 0 || self.pieces.len() >= MAX_PIECES {
-                return Ok(false);
-            }
-            let want = left.min(*self.budget);
-            let found = match known.take() {
-                Some(found) => found,
-                None => lookup(offset, want.into()).map_err(|status| (offset, status))?,
-            };
-            let what = match found {
-                Direct::Data(range) => {
-                    let range = range.split_at(want).map_or(range, |(head, _)| head);
-                    What::Frames { range, offset }
-                }
-                Direct::Hole(n) => {
-                    let n = u32::try_from(n).unwrap_or(want).min(want).min(ZERO_LEN);
-                    What::Zeroes(n)
-                }
-            };
-            let n = what.len();
-            self.push(None, what);
-            offset += u64::from(n);
-            left -= n;
-        }
-        Ok(true)
-    }
-
-    /// True when all of the entry is planned.
-    fn staged(&mut self, staged: Staged, open: Option<Open>) -> bool {
-        let Fetched::Here(_, range) = staged.data else { return false };
-        let Staged { cookie, offset, len, lead, .. } = staged;
-        let mut begins = None;
-        let mut rest = range;
-        let head = match open {
-            Some(open) => {
-                if let Some((_, tail)) = range.split_at(len - open.left) {
-                    rest = tail;
-                }
-                open.head.filter(|head| open.head_sent < head.len()).map(|head| (head, open.head_sent))
-            }
-            None => {
-                begins = Some(Begins { offset, covers: len, data: len });
-                match lead {
-                    Lead::Simple { .. } => Some((Head::ok(cookie), 0)),
-                    Lead::Whole { total } => Some((Head::data(cookie, offset, total, true), 0)),
-                    Lead::Chunk { done } => Some((Head::data(cookie, offset, len, done), 0)),
-                    Lead::Follow => None,
-                }
-            }
-        };
-        if let Some((head, from)) = head {
-            self.push(begins.take(), What::Head { head, from });
-        }
-        if open.is_none_or(|open| open.left > 0) {
-            self.push(begins.take(), What::Frames { range: rest, offset });
-        }
-        true
-    }
-}
-
-/// How far data reaches from `offset`, `have` bytes of which are known to be data.
-fn run(offset: u64, left: u32, have: u32, lookup: &mut Lookup<'_>) -> u32 {
-    let most = left.min(MAX_CHUNK);
-    let mut n = have.min(most);
-    while n < most {
-        match lookup(offset + u64::from(n), (most - n).into()) {
-            Ok(Direct::Data(range)) => n += range.len().min(most - n),
-            _ => break,
-        }
-    }
-    n
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::super::pool::SlotPool;
 use super::super::wire::chunk;
+use super::staging::Renumbered;
 use super::*;
 
 const SIZE: u64 = 4 << 20;
