@@ -32,7 +32,7 @@ const QUEUES: u64 = 1 << 63;
 /// Devices are polled so often before sockets are looked at again.
 const ROUNDS: usize = 8;
 /// Sends to one connection before others get their turn.
-const SENDS: usize = 4;
+const SENDS: usize = 16;
 /// Bytes of staged reads that are fetched ahead for one connection.
 const WINDOW: u32 = 1 << 20;
 /// Replies owed in all above which receives are kept small.
@@ -190,7 +190,9 @@ impl Service {
                     }
                 }
                 turn += 1;
-                if turn % 8 != 0 { continue; }
+                if turn % 8 != 0 {
+                    continue;
+                }
             }
             self.epoll.wait(Some(Duration::ZERO), ready)?;
             if !ready.is_empty() {
@@ -214,7 +216,13 @@ impl Service {
 
     /// Takes what epoll reported.
     fn events(&mut self) {
-        if let [one] = &self.tools.ready[..] && one.token < QUEUES { self.hot = Some(Key::from_tag(one.token)); } else if !self.tools.ready.is_empty() { self.hot = None; }
+        if let [one] = &self.tools.ready[..]
+            && one.token < QUEUES
+        {
+            self.hot = Some(Key::from_tag(one.token));
+        } else if !self.tools.ready.is_empty() {
+            self.hot = None;
+        }
         let ready = std::mem::take(&mut self.tools.ready);
         if ready.iter().any(|event| event.token == INBOX) {
             for socket in self.inbox.take() {

@@ -69,6 +69,11 @@ impl Host {
         client
     }
 
+    /// Stops a server whose medium lost what was written: its last flush says so.
+    pub(super) fn stop_after_loss(self) {
+        assert!(self.server.stop(PATIENCE).is_err(), "what was lost is no success");
+    }
+
     pub(super) fn stop(self) -> super::super::Totals {
         let totals = self.server.stop(PATIENCE).unwrap();
         assert!(!self.path.exists(), "the socket goes with its server");

@@ -130,7 +130,7 @@ fn nbd_media_faults_in_the_frames_themselves() {
     assert_eq!(reply.data, [], "nothing was made up");
     assert_eq!(simple.call(cmd::READ, 0, 2 * MIB, 4096).errno, 5);
     assert_eq!(structured.read(MIB - 4096, 4096), pattern(3, 4 << 20)[(1 << 20) - 4096..1 << 20], "others go on");
-    host.stop();
+    host.stop_after_loss();
 }
 
 #[test]
