@@ -17,6 +17,8 @@ fn jobs(uri: &str, len: u64, extra: &[&str]) -> Vec<String> {
             .map(str::to_owned)
             .into();
     args.push(format!("--uri={uri}"));
+    // A job that verifies saves its state when it is cut short: below target/, not into the tree.
+    args.push(format!("--aux-path={}", env!("CARGO_TARGET_TMPDIR")));
     args.push(format!("--size={quarter}"));
     args.push(format!("--offset_increment={quarter}"));
     args.extend(extra.iter().map(|a| (*a).to_owned()));

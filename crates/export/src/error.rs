@@ -76,12 +76,12 @@ pub enum Error {
     /// A device that failed as a whole.
     #[error(transparent)]
     Block(#[from] pageless_block::Error),
-    /// Its last flush failed: acknowledged writes may not be durable.
-    #[error("\"{name}\": the last flush failed: {status}")]
+    /// The flush at the end failed, or one before it that nobody was told of: acknowledged writes may not be durable.
+    #[error("{device}: a flush failed while it was served: {status}; what was written last may be lost")]
     Flush {
-        /// The export.
-        name: String,
-        /// What the device said.
+        /// The device.
+        device: String,
+        /// What it said.
         status: pageless_block::Status,
     },
     /// No memory for payloads.

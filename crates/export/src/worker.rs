@@ -52,6 +52,8 @@ impl<T> AsFd for Inbox<T> {
 pub(crate) struct Spin {
     /// Smoothed gap, in nanoseconds.
     gap: u64,
+    /// Waits for which not to spin, because others want the processor.
+    hold: u32,
 }
 
 impl Spin {
@@ -62,19 +64,31 @@ impl Spin {
     /// A gap counts for no more than this, so that one pause does not outlast many short gaps.
     const CAP: u64 = 400_000;
 
+    /// Giving the processor away and getting it back takes less than this where nobody else wants it.
+    pub(crate) const ALONE: Duration = Duration::from_micros(60);
+    /// Waits without a spin after it took longer. Whoever blocks is woken in front of whoever only computes, and
+    /// whoever yields is not.
+    const HOLD: u32 = 256;
+
     pub(crate) fn new() -> Spin {
-        Spin { gap: Spin::CAP }
+        Spin { gap: Spin::CAP, hold: 0 }
     }
 
     /// How long to poll now.
     pub(crate) fn budget(&self) -> Duration {
-        if self.gap < Spin::WORTH { Spin::LIMIT } else { Duration::ZERO }
+        if self.gap < Spin::WORTH && self.hold == 0 { Spin::LIMIT } else { Duration::ZERO }
+    }
+
+    /// Others want the processor.
+    pub(crate) fn crowded(&mut self) {
+        self.hold = Spin::HOLD;
     }
 
     /// Work came after waiting this long.
     pub(crate) fn waited(&mut self, gap: Duration) {
         let gap = u64::try_from(gap.as_nanos()).unwrap_or(Spin::CAP).min(Spin::CAP);
         self.gap = (3 * self.gap + gap) / 4;
+        self.hold = self.hold.saturating_sub(1);
     }
 }
 
@@ -196,6 +210,18 @@ mod tests {
         for _ in 0..16 {
             spin.waited(Duration::from_micros(10));
         }
+        assert_eq!(spin.budget(), Spin::LIMIT);
+    }
+
+    #[test]
+    fn a_crowded_processor_is_not_spun_on_for_a_while() {
+        let mut spin = Spin::new();
+        let short = |spin: &mut Spin, times| (0..times).for_each(|_| spin.waited(Duration::from_micros(10)));
+        short(&mut spin, 16);
+        spin.crowded();
+        short(&mut spin, Spin::HOLD - 1);
+        assert_eq!(spin.budget(), Duration::ZERO);
+        short(&mut spin, 1);
         assert_eq!(spin.budget(), Spin::LIMIT);
     }
 

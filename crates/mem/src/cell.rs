@@ -17,7 +17,7 @@ use crate::{Access, fault};
 /// An aligned word in a window.
 ///
 /// # Invariants
-/// The word lies in a window (see [`mod@crate::copy`]) and is aligned to its size.
+/// The word lies in a window (see the module `copy`) and is aligned to its size.
 #[derive(Debug)]
 pub struct Cell<'k, T> {
     addr: usize,

@@ -14,7 +14,7 @@ type Place<'k> = Option<(&'k Inner, u64)>;
 /// Reads forward through a window.
 ///
 /// # Invariants
-/// `addr..addr + left` lies in a window (see [`mod@crate::copy`]) or in private memory borrowed for `'k`.
+/// `addr..addr + left` lies in a window (see the module `copy`) or in private memory borrowed for `'k`.
 #[derive(Debug)]
 pub struct MemReader<'k> {
     pub(crate) addr: usize,

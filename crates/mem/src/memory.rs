@@ -43,7 +43,7 @@ impl Publisher {
 pub struct Memory(Arc<Publisher>);
 
 impl Memory {
-    /// An empty frame space. Installs fault containment for the process (see [`crate::fault`]).
+    /// An empty frame space. Installs fault containment for the process (see the module `fault`).
     pub fn new() -> Result<Memory, Error> {
         fault::install()?;
         let table = Arc::new(RegionTable::default());

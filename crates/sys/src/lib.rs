@@ -6,7 +6,7 @@
 //! refusal, kept as a number and shown by name.
 //!
 //! # Flow
-//! [`memfd`] and [`file`] make descriptors, [`mmap`] maps them, [`uring`] and [`socket`] move bytes between them and
+//! [`memfd`] and [`mod@file`] make descriptors, [`mmap`] maps them, [`uring`] and [`socket`] move bytes between them and
 //! addresses, [`epoll`], [`eventfd`] and [`signal`] tell when, [`fault`] turns a fault inside a listed routine into a
 //! return value, [`cpu`] says what the processor can do.
 //!

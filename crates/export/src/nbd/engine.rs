@@ -14,6 +14,7 @@ use pageless_block::{
 };
 use pageless_mem::{Memory, PhysRange};
 
+use super::connection::{Connection, Expects};
 use super::counters::Counters;
 use super::pool::{Fill, SLOT, SlotId, SlotPool};
 use crate::Error;
@@ -170,6 +171,14 @@ impl Engine {
     pub(crate) fn close(&mut self, job: Key) -> Option<Outcome> {
         self.jobs.get_mut(job)?.open = false;
         self.finish(job)
+    }
+
+    /// The rest of a payload will never come. What came is stored, and nobody is told.
+    pub(crate) fn abandon(&mut self, connection: &mut Connection) {
+        if let Expects::Payload { job, .. } = std::mem::replace(&mut connection.expects, Expects::Request) {
+            connection.jobs -= 1;
+            self.jobs.remove(job);
+        }
     }
 
     fn finish(&mut self, key: Key) -> Option<Outcome> {

@@ -27,7 +27,7 @@ use planner::Planner;
 /// The most pieces of one send: what one `sendmsg` takes.
 const MAX_PIECES: usize = 1024;
 /// The most bytes of one send.
-const MAX_SEND: u32 = 512 << 10;
+const MAX_SEND: u32 = 1 << 20;
 /// The longest chunk of a read that may be cut into chunks.
 const MAX_CHUNK: u32 = 1 << 20;
 /// What holes are sent from where zeroes must be sent.
@@ -223,7 +223,7 @@ impl Output {
     /// What the next send consists of. Empty: nothing can be sent now.
     pub(crate) fn plan(&mut self, lookup: &mut Lookup<'_>, pieces: &mut Vec<Piece>) -> Result<(), Broken> {
         pieces.clear();
-        let mut budget = std::env::var("MS").map_or(MAX_SEND, |s| s.parse::<u32>().unwrap() << 10);
+        let mut budget = MAX_SEND;
         let mut place = 0;
         while place < self.owed.len() && pieces.len() + 2 <= MAX_PIECES && budget > 0 {
             let start = pieces.len();

@@ -144,7 +144,9 @@ impl Inlet<'_, '_> {
         let into = &into[..1 + usize::from(two.is_some())];
         let n = match io::recv(self.online, connection.socket.as_fd(), into, self.scratch) {
             Ok(0) => {
-                self.end_of_stream(connection);
+                // What it asked for is answered, if it still listens.
+                connection.drain();
+                engine.abandon(connection);
                 return Received::Some;
             }
             Ok(n) => u32::try_from(n).unwrap_or(0),
@@ -179,15 +181,6 @@ impl Inlet<'_, '_> {
         };
         let window = self.online.kmap(range, Access::Write).map_err(|fault| CopyError { moved: 0, fault })?;
         window.writer().write(carry)
-    }
-
-    /// The client will send nothing more. What it asked for is answered if it still listens.
-    fn end_of_stream(&mut self, connection: &mut Connection) {
-        connection.drain();
-        if let Expects::Payload { job, .. } = std::mem::replace(&mut connection.expects, Expects::Request) {
-            // The rest of the payload will never come: what came is stored, and there is nobody to tell.
-            self.outcomes.extend(self.engine.close(job));
-        }
     }
 
     /// Deals with the bytes of a part of a slot.

@@ -84,7 +84,7 @@ impl ServerConfig {
 /// A running NBD server. Dropping it stops it at once.
 #[derive(Debug)]
 pub struct Server {
-    devices: Vec<(String, Arc<dyn BlockDevice>)>,
+    devices: Vec<Arc<dyn BlockDevice>>,
     addresses: Vec<Listen>,
     shared: Arc<Shared>,
     /// When those who still wait for something give up, once stopping.
@@ -101,7 +101,7 @@ impl Server {
         config.check()?;
         let listeners = config.listen.iter().map(Listener::open).collect::<Result<Vec<_>, _>>()?;
         let mut server = Server {
-            devices: config.exports.iter().map(|e| (e.name.clone(), Arc::clone(&e.device))).collect(),
+            devices: config.exports.iter().map(|export| Arc::clone(&export.device)).collect(),
             addresses: listeners.iter().map(Listener::address).collect(),
             shared: Arc::new(Shared {
                 terms: config.exports.iter().map(Export::terms).collect(),
@@ -141,7 +141,7 @@ impl Server {
         let counters = Arc::new(Counters::default());
         self.inboxes.push(Arc::clone(&inbox));
         self.counters.push(Arc::clone(&counters));
-        let devices: Vec<_> = self.devices.iter().map(|(_, device)| Arc::clone(device)).collect();
+        let devices = self.devices.clone();
         let (memory, shared, deadline) = (memory.clone(), Arc::clone(&self.shared), Arc::clone(&self.deadline));
         let (tell, told) = mpsc::channel();
         self.spawn(format!("nbd-worker-{index}"), move || {
@@ -185,14 +185,15 @@ impl Server {
     /// Stops accepting, finishes what clients asked for, flushes the devices and removes the sockets. Clients that
     /// have not taken their answers by `patience` from now are cut off.
     pub fn stop(mut self, patience: Duration) -> Result<Totals, Error> {
-        self.end(patience)?;
-        for (name, device) in &self.devices {
+        let mut ended = self.end(patience);
+        for device in &self.devices {
             let limits = device.limits();
             if limits.flush && !limits.read_only {
-                flush(name, &**device)?;
+                // One that fails does not keep the others from being flushed.
+                ended = ended.and(flush(&**device));
             }
         }
-        Ok(self.totals())
+        ended.map(|()| self.totals())
     }
 
     fn end(&mut self, patience: Duration) -> Result<(), Error> {
@@ -216,9 +217,9 @@ impl Drop for Server {
 }
 
 /// Makes durable what was written.
-fn flush(name: &str, device: &dyn BlockDevice) -> Result<(), Error> {
+fn flush(device: &dyn BlockDevice) -> Result<(), Error> {
     let mut queue = open_checked(device)?;
-    let failed = |status| Error::Flush { name: name.into(), status };
+    let failed = |status| Error::Flush { device: device.name().into(), status };
     queue.submit(Bio::flush(0)).map_err(|refused| failed(refused.why.status()))?;
     let mut completions = Vec::new();
     let mut epoll = Epoll::new(1)?;

@@ -4,26 +4,25 @@
 //! A round takes what sockets have (one receive each), lets the devices do all of it in one poll, and sends what is
 //! owed (many replies a send). Connections that something happened to are *listed*; the others cost nothing.
 
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use pageless_block::Status;
-use pageless_mem::io::{self, SocketError};
+use pageless_mem::io;
 use pageless_mem::{Memory, Reader};
 use pageless_sys::epoll::{Epoll, Interest, Ready};
 
-use super::connection::{Connection, Ending, Expects, Phase};
+use super::connection::{Connection, Ending, Phase};
 use super::engine::{Engine, Outcome};
 use super::export::Terms;
-use super::handshake::Handshake;
-use super::output::{Broken, Owed, Piece};
-use super::receive::{Inlet, Received, answer};
+use super::output::{Broken, Piece};
+use super::receive::answer;
 use super::socket::Socket;
 use crate::Error;
 use crate::slab::{Key, Slab};
 use crate::worker::{Gather, Inbox, Spin};
+
+mod sockets;
 
 /// The inbox in epoll. Connections have their keys, which are below 2^63.
 const INBOX: u64 = u64::MAX;
@@ -31,12 +30,8 @@ const INBOX: u64 = u64::MAX;
 const QUEUES: u64 = 1 << 63;
 /// Devices are polled so often before sockets are looked at again.
 const ROUNDS: usize = 8;
-/// Sends to one connection before others get their turn.
-const SENDS: usize = 16;
 /// Bytes of staged reads that are fetched ahead for one connection.
 const WINDOW: u32 = 1 << 20;
-/// Replies owed in all above which receives are kept small.
-const CROWDED: usize = 1 << 15;
 /// How often deadlines are looked at, and how long a worker is idle before it gives memory back.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -73,6 +68,7 @@ pub(crate) struct Service {
     warm: bool,
     spin: Spin,
     gather: Gather,
+    /// The connection that was the only one to have something of late.
     hot: Option<Key>,
     tools: Tools,
 }
@@ -148,10 +144,9 @@ impl Service {
 
     /// Waits for something to do: awake for a while if that has been worth it lately.
     fn wait(&mut self) -> Result<(), Error> {
-        let ready = &mut self.tools.ready;
-        ready.clear();
+        self.tools.ready.clear();
         if !self.list.is_empty() || self.engine.pressing() {
-            return Ok(self.epoll.wait(Some(Duration::ZERO), ready)?);
+            return Ok(self.epoll.wait(Some(Duration::ZERO), &mut self.tools.ready)?);
         }
         let start = Instant::now();
         let budget = self.spin.budget();
@@ -161,120 +156,35 @@ impl Service {
             while start.elapsed() < pause {
                 std::hint::spin_loop();
             }
-        }
-        let mut turn = 0u32;
-        while start.elapsed() < budget {
-            if let Some(key) = self.hot
-                && let Some(connection) = self.connections.get_mut(key)
-                && connection.reads()
-            {
-                let online = self.reader.online();
-                let mut inlet = Inlet {
-                    engine: &mut self.engine,
-                    online: &online,
-                    scratch: &mut self.tools.scratch,
-                    outcomes: &mut self.tools.outcomes,
-                    crowded: self.owed > CROWDED,
-                    handshake_timeout: self.shared.handshake_timeout,
-                };
-                match inlet.receive(key, connection) {
-                    Received::Nothing => {}
-                    r => {
-                        list(&mut self.list, key, connection);
-                        if r == Received::NoRoom {
-                            connection.paused = true;
-                            self.paused.push(key);
-                        }
-                        self.spin.waited(start.elapsed());
-                        return Ok(());
-                    }
+            while start.elapsed() < budget {
+                if self.glance() {
+                    self.spin.waited(start.elapsed());
+                    return Ok(());
                 }
-                turn += 1;
-                if turn % 8 != 0 {
-                    continue;
+                self.epoll.wait(Some(Duration::ZERO), &mut self.tools.ready)?;
+                if !self.tools.ready.is_empty() {
+                    self.spin.waited(start.elapsed());
+                    return Ok(());
+                }
+                let away = Instant::now();
+                std::thread::yield_now();
+                if away.elapsed() > Spin::ALONE {
+                    self.spin.crowded();
+                    break;
                 }
             }
-            self.epoll.wait(Some(Duration::ZERO), ready)?;
-            if !ready.is_empty() {
-                self.spin.waited(start.elapsed());
-                return Ok(());
-            }
-            std::thread::yield_now();
         }
         let stopping = self.shared.stopping.load(Ordering::Acquire);
         let timeout = (self.warm || self.haggling > 0 || stopping).then_some(if stopping { TICK / 20 } else { TICK });
-        self.epoll.wait(timeout, ready)?;
+        self.epoll.wait(timeout, &mut self.tools.ready)?;
         self.gather.interrupted(Instant::now());
-        if ready.is_empty() {
+        if self.tools.ready.is_empty() {
             self.engine.shrink();
             self.warm = false;
         } else {
             self.spin.waited(start.elapsed());
         }
         Ok(())
-    }
-
-    /// Takes what epoll reported.
-    fn events(&mut self) {
-        if let [one] = &self.tools.ready[..]
-            && one.token < QUEUES
-        {
-            self.hot = Some(Key::from_tag(one.token));
-        } else if !self.tools.ready.is_empty() {
-            self.hot = None;
-        }
-        let ready = std::mem::take(&mut self.tools.ready);
-        if ready.iter().any(|event| event.token == INBOX) {
-            for socket in self.inbox.take() {
-                self.welcome(socket);
-            }
-        }
-        let online = self.reader.online();
-        let mut inlet = Inlet {
-            engine: &mut self.engine,
-            online: &online,
-            scratch: &mut self.tools.scratch,
-            outcomes: &mut self.tools.outcomes,
-            crowded: self.owed > CROWDED,
-            handshake_timeout: self.shared.handshake_timeout,
-        };
-        for event in ready.iter().filter(|event| event.token < QUEUES) {
-            let key = Key::from_tag(event.token);
-            let Some(connection) = self.connections.get_mut(key) else { continue };
-            list(&mut self.list, key, connection);
-            if event.writable {
-                connection.blocked = false;
-            }
-            if connection.reads() {
-                if event.readable || event.hung_up {
-                    self.warm = true;
-                    if inlet.receive(key, connection) == Received::NoRoom {
-                        connection.paused = true;
-                        self.paused.push(key);
-                    }
-                }
-            } else if event.hung_up {
-                // Nobody is there to read the answers.
-                connection.leave();
-            }
-        }
-        self.tools.ready = ready;
-    }
-
-    fn welcome(&mut self, socket: Socket) {
-        let mut greeting = Vec::new();
-        let handshake = Handshake::new(Arc::clone(&self.shared.terms), &mut greeting);
-        let deadline = Instant::now() + self.shared.handshake_timeout;
-        let mut connection = Connection::new(socket, handshake, deadline);
-        connection.output.push(Owed::Bytes(greeting.into()));
-        self.engine.counters.connections.add(1);
-        self.haggling += 1;
-        let key = self.connections.insert(connection);
-        let Some(connection) = self.connections.get_mut(key) else { return };
-        if self.epoll.add(&connection.socket, key.tag(), connection.interest).is_err() {
-            connection.break_off();
-        }
-        list(&mut self.list, key, connection);
     }
 
     /// Devices work, connections are told.
@@ -404,67 +314,6 @@ impl Service {
         }
     }
 
-    /// Sends what a listed connection is owed, fetches what it will be, and ends it if that is all.
-    fn look_after(&mut self, key: Key) {
-        let Some(connection) = self.connections.get_mut(key) else { return };
-        connection.listed = false;
-        if send(connection, &mut self.engine, &mut self.tools, &mut self.reader) {
-            list(&mut self.list, key, connection);
-        }
-        if let Phase::Handshake(handshake) = &connection.phase
-            && handshake.pending()
-            && connection.reads()
-        {
-            self.haggle_on(key);
-        }
-        self.fetch(key);
-        let Some(connection) = self.connections.get_mut(key) else { return };
-        if connection.over() {
-            return self.remove(key);
-        }
-        self.owed = self.owed + connection.outstanding() - connection.counted;
-        connection.counted = connection.outstanding();
-        let wants = connection.wants();
-        if wants != connection.interest {
-            connection.interest = wants;
-            if self.epoll.modify(&connection.socket, key.tag(), wants).is_err() {
-                connection.break_off();
-                list(&mut self.list, key, connection);
-            }
-        }
-    }
-
-    /// Goes on with handshake messages that came while answers were unread.
-    fn haggle_on(&mut self, key: Key) {
-        let Some(connection) = self.connections.get_mut(key) else { return };
-        let online = self.reader.online();
-        let mut inlet = Inlet {
-            engine: &mut self.engine,
-            online: &online,
-            scratch: &mut self.tools.scratch,
-            outcomes: &mut self.tools.outcomes,
-            crowded: false,
-            handshake_timeout: self.shared.handshake_timeout,
-        };
-        inlet.receive(key, connection);
-        list(&mut self.list, key, connection);
-    }
-
-    fn remove(&mut self, key: Key) {
-        let Some(mut connection) = self.connections.remove(key) else { return };
-        self.owed -= connection.counted;
-        if connection.ending == Ending::Broken {
-            self.engine.counters.dropped.add(1);
-        }
-        let pool = &mut self.engine.pool;
-        connection.output.evict(&mut |slot| pool.release(slot));
-        if let Expects::Payload { job, .. } = connection.expects {
-            // What came of the payload is stored; nobody is told.
-            let _ = self.engine.close(job);
-        }
-        self.shared.live.fetch_sub(1, Ordering::Relaxed);
-    }
-
     /// Ends handshakes that take too long.
     fn tick(&mut self, now: Instant) {
         self.haggling = 0;
@@ -492,10 +341,7 @@ impl Service {
             let Some(connection) = self.connections.get_mut(key) else { continue };
             if connection.ending == Ending::Open {
                 connection.drain();
-                if let Expects::Payload { job, .. } = std::mem::replace(&mut connection.expects, Expects::Request) {
-                    connection.jobs -= 1;
-                    let _ = self.engine.close(job);
-                }
+                self.engine.abandon(connection);
                 list(&mut self.list, key, connection);
             }
         }
@@ -506,58 +352,5 @@ fn list(list: &mut Vec<Key>, key: Key, connection: &mut Connection) {
     if !connection.listed {
         connection.listed = true;
         list.push(key);
-    }
-}
-
-/// Sends what is owed until the socket takes no more. True: there is more, and others should have a turn first.
-fn send(connection: &mut Connection, engine: &mut Engine, tools: &mut Tools, reader: &mut Reader) -> bool {
-    for _ in 0..SENDS {
-        if connection.blocked || connection.output.is_empty() || !connection.talks() {
-            return false;
-        }
-        if plan(connection, engine, &mut tools.pieces) == Err(Broken) {
-            connection.break_off();
-            return false;
-        }
-        if tools.pieces.is_empty() {
-            return false;
-        }
-        let parts: Vec<io::Part<'_>> = connection.output.parts(&tools.pieces).collect();
-        let planned: usize = tools.pieces.iter().map(Piece::len).sum();
-        let sent = io::send(&reader.online(), connection.socket.as_fd(), &parts, &mut tools.scratch);
-        drop(parts);
-        let (pool, counters) = (&mut engine.pool, &engine.counters);
-        let mut release = |slot| pool.release(slot);
-        match sent {
-            Ok(n) => {
-                let moved = connection.output.sent(n, &tools.pieces, &mut release);
-                counters.bytes_direct.add(moved.media);
-                counters.bytes_hole.add(moved.holes);
-                connection.blocked = n < planned;
-            }
-            Err(SocketError::WouldBlock) => connection.blocked = true,
-            Err(SocketError::Fault { part, fault }) => {
-                counters.errors.add(1);
-                let failed = connection.output.failed(&tools.pieces[part], fault.into(), &mut release);
-                if failed == Err(Broken) {
-                    connection.break_off();
-                }
-            }
-            Err(SocketError::Errno(_)) => connection.leave(),
-        }
-    }
-    true
-}
-
-/// What the next send to a connection consists of.
-fn plan(connection: &mut Connection, engine: &mut Engine, pieces: &mut Vec<Piece>) -> Result<(), Broken> {
-    let dax = match connection.phase {
-        Phase::Requests(session) => engine.backends[session.export].dax.as_deref_mut(),
-        Phase::Handshake(_) => None,
-    };
-    match dax {
-        Some(dax) => connection.output.plan(&mut |offset, len| dax.access(offset, len), pieces),
-        // Nothing in this output lies on a medium of frames.
-        None => connection.output.plan(&mut |_, _| Err(Status::Unsupported), pieces),
     }
 }

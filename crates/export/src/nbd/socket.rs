@@ -23,10 +23,7 @@ impl Socket {
         match self {
             Socket::Unix(stream) => {
                 stream.set_nonblocking(true)?;
-                let _ = pageless_sys::socket::set_send_buffer(
-                    stream.as_fd(),
-                    std::env::var("SB").map_or(Socket::SEND_BUFFER, |s| s.parse::<usize>().unwrap() << 10),
-                );
+                let _ = pageless_sys::socket::set_send_buffer(stream.as_fd(), Socket::SEND_BUFFER);
             }
             Socket::Tcp(stream) => {
                 stream.set_nonblocking(true)?;

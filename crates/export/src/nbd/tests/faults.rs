@@ -2,16 +2,17 @@
 //! Devices that fail: the right error reaches the right request, and wrong data never does.
 
 use std::fs::File;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use pageless_block::{Op, Status};
+use pageless_block::{Bio, BlockDevice, Completion, Error, Limits, Op, Queue, Refused, Status};
 use pageless_drivers::RamDisk;
 use pageless_mem::{Backing, FileOptions, Memory};
 use pageless_testkit::regions::TempPath;
 use pageless_testkit::{Fault, Faulty, What};
 
 use super::super::wire::cmd;
-use super::client::{Host, ram};
+use super::client::{Host, header, ram};
 use super::{MIB, pattern};
 
 fn faulty(size: u64) -> (Arc<Faulty<RamDisk>>, Host) {
@@ -131,6 +132,73 @@ fn nbd_media_faults_in_the_frames_themselves() {
     assert_eq!(simple.call(cmd::READ, 0, 2 * MIB, 4096).errno, 5);
     assert_eq!(structured.read(MIB - 4096, 4096), pattern(3, 4 << 20)[(1 << 20) - 4096..1 << 20], "others go on");
     host.stop_after_loss();
+}
+
+/// Gives completions back in the wrong order, as many at a time as there are.
+#[derive(Debug)]
+struct Backwards(Arc<RamDisk>);
+
+#[derive(Debug)]
+struct BackwardsQueue(Box<dyn Queue>);
+
+impl BlockDevice for Backwards {
+    fn name(&self) -> &str {
+        "backwards"
+    }
+
+    fn capacity(&self) -> u64 {
+        self.0.capacity()
+    }
+
+    fn limits(&self) -> &Limits {
+        self.0.limits()
+    }
+
+    fn open_queue(&self) -> Result<Box<dyn Queue>, Error> {
+        Ok(Box::new(BackwardsQueue(self.0.open_queue()?)))
+    }
+}
+
+impl Queue for BackwardsQueue {
+    fn submit(&mut self, bio: Bio) -> Result<(), Refused> {
+        self.0.submit(bio)
+    }
+
+    fn poll(&mut self, out: &mut Vec<Completion>) -> Result<usize, Error> {
+        let start = out.len();
+        let polled = self.0.poll(out);
+        out[start..].reverse();
+        polled
+    }
+
+    fn event(&self) -> Option<BorrowedFd<'_>> {
+        self.0.event()
+    }
+
+    fn in_flight(&self) -> usize {
+        self.0.in_flight()
+    }
+}
+
+#[test]
+fn reads_that_end_together_in_the_wrong_order_are_all_answered() {
+    let memory = Memory::new().unwrap();
+    let host = Host::new(Arc::new(Backwards(ram(&memory, MIB))), &memory);
+    for structured in [false, true] {
+        let mut client = host.client(structured);
+        let data = pattern(4, 1 << 20);
+        assert_eq!(client.write(0, &data), 0);
+        let reads: Vec<u8> = (0..64).flat_map(|n| header(cmd::READ, 0, n, n * 4096, 4096)).collect();
+        client.send(&reads);
+        let mut seen = [false; 64];
+        for _ in 0..64 {
+            let reply = client.reply(|cookie| (cookie * 4096, 4096)).unwrap();
+            let at = reply.cookie * 4096;
+            assert_eq!(reply.bytes(at), data[at as usize..][..4096]);
+            assert!(!std::mem::replace(&mut seen[reply.cookie as usize], true));
+        }
+    }
+    host.stop();
 }
 
 #[test]

@@ -58,6 +58,23 @@ fn a_client_that_leaves_in_mid_write_takes_nothing_with_it() {
 }
 
 #[test]
+fn half_a_write_is_not_acknowledged() {
+    for (name, host) in hosts(32 * MIB) {
+        let mut client = host.client(false);
+        let whole = [header(cmd::WRITE, 0, 1, 0, 1 << 20), pattern(8, 1 << 20)].concat();
+        client.send(&whole[..300_000]);
+        client.stream.shutdown(std::net::Shutdown::Write).unwrap();
+        assert_eq!(client.reply(|_| (0, 0)), None, "{name}");
+        // And one that is cut short by the end of the server, with bios in flight or not.
+        let mut client = host.client(false);
+        client.send(&whole[..300_000]);
+        std::thread::sleep(Duration::from_millis(5));
+        host.stop();
+        assert_eq!(client.reply(|_| (0, 0)), None, "{name}");
+    }
+}
+
+#[test]
 fn a_client_that_stops_in_mid_write_does_not_stop_others() {
     for (name, host) in hosts(32 * MIB) {
         let stalled: Vec<Client> = (0..300)
