@@ -89,16 +89,17 @@ impl Backing {
         let at = |source| Error::Path { path: path.to_owned(), source };
         let exists = path.exists();
         let create = options.create && !exists && options.size.is_some();
-        let open = OpenOptions { read_only: options.read_only && exists, create, ..OpenOptions::default() };
+        options.size.map_or(Ok(0), |size| frames_of("size", size))?;
+        // Exclusive, so that a file which somebody makes meanwhile is not taken for ours.
+        let read_only = options.read_only && exists;
+        let open = OpenOptions { read_only, create, exclusive: create, ..OpenOptions::default() };
         let file = File::open(path, open).map_err(at)?;
         if file.file_type().map_err(at)? != FileType::Regular {
             return Err(Error::NotAFile { path: path.to_owned() });
         }
         lock_file(&file, path, options.read_only)?;
         if create && let Some(size) = options.size {
-            frames_of("size", size)
-                .and_then(|size| file.truncate(size).map_err(at))
-                .inspect_err(|_| drop(std::fs::remove_file(path)))?;
+            file.truncate(size).map_err(at).inspect_err(|_| drop(std::fs::remove_file(path)))?;
         }
         let actual = file.size().map_err(at)?;
         let len = options.size.unwrap_or(actual);

@@ -2,6 +2,8 @@
 #![allow(unsafe_code, reason = "calls the assembly routines for single words")]
 //! Words of shared memory: rings, records, logs and doorbells are written on these in safe code.
 //!
+//! A store to a word is not written back by itself: [`Region::persist`](crate::Region::persist) does that.
+//!
 //! Each access is one instruction of the word's width, so it is what a device register wants and atomic towards every
 //! other CPU and process. x86-64 orders loads as acquire and stores as release; `fetch_or` is a full barrier.
 

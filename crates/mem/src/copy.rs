@@ -240,7 +240,8 @@ fn finish(
     };
     let moved = result.unwrap_or_else(|error| error.moved);
     if to.write_back && moved > 0 {
-        write_back_stored(to.addr, moved, streamed && moved == len).map_err(|()| to.media_fault())?;
+        // What came after a fault was stored by the plain routine: its lines are in the caches.
+        write_back_stored(to.addr, moved, streamed && outcome.left == 0).map_err(|()| to.media_fault(0))?;
     }
     from.advance(moved);
     to.advance(moved);
@@ -262,7 +263,7 @@ pub(crate) fn zero(to: &mut MemWriter<'_>, len: usize) -> Result<usize, CopyErro
     };
     let moved = result.unwrap_or_else(|error| error.moved);
     if to.write_back && moved > 0 {
-        write_back_stored(to.addr, moved, false).map_err(|()| to.media_fault())?;
+        write_back_stored(to.addr, moved, false).map_err(|()| to.media_fault(0))?;
     }
     to.advance(moved);
     result
@@ -289,7 +290,7 @@ fn after_fault(
             return Err((moved, None));
         }
         if filled == Some(page) {
-            return Err((moved, Some(to.media_fault().fault)));
+            return Err((moved, Some(to.media_fault(moved).fault)));
         }
         to.fill_hole(moved).map_err(|fault| (moved, Some(fault)))?;
         filled = Some(page);

@@ -156,11 +156,11 @@ impl<'k> MemWriter<'k> {
         fault::fill_hole(region, offset + ahead as u64)
     }
 
-    /// The medium does not take what is stored here.
+    /// The medium does not take what is stored `ahead` bytes on.
     #[cold]
-    pub(crate) fn media_fault(&self) -> CopyError {
+    pub(crate) fn media_fault(&self, ahead: usize) -> CopyError {
         if let Some((region, offset)) = self.place {
-            region.note_bad(offset);
+            region.note_bad(offset + ahead as u64);
         }
         CopyError { moved: 0, fault: Fault::Media }
     }

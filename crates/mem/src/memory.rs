@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::backing::Backing;
 use crate::pfn::{FRAME_SIZE, FrameRange, PhysRange};
@@ -11,6 +12,9 @@ use crate::region::{Inner, Pinned, Region};
 use crate::sync::{self, Published};
 use crate::table::RegionTable;
 use crate::{Access, Error, Fault, Kmap, fault};
+
+/// How long dropping a region waits for others to leave their sections.
+const LET_GO: Duration = Duration::from_millis(2);
 
 /// Publishes tables, one change at a time.
 #[derive(Debug)]
@@ -31,6 +35,12 @@ impl Publisher {
 
     pub(crate) fn remove(&self, region: &Arc<Inner>) {
         let Ok(()) = self.change(|table| Ok::<_, std::convert::Infallible>(table.without(region)));
+        // Sections are short, so the mapping and its file's lock are usually gone before this returns. Not always: this
+        // thread may be online itself, and then the next change of the table finds the old one free.
+        let start = Instant::now();
+        while self.published.reclaim() > 0 && start.elapsed() < LET_GO {
+            std::thread::yield_now();
+        }
     }
 
     pub(crate) fn reader(&self) -> Reader {

@@ -10,8 +10,8 @@
 //! A failed FLUSH or FUA may have lost data that the kernel will not complain about twice. So every failure of a region
 //! is counted, and every [`Flusher`] fails once for failures that it has not been told of.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::copy;
 use crate::region::Inner;
@@ -52,11 +52,25 @@ pub use crate::copy::fence;
 
 /// The failures of a medium, counted.
 #[derive(Debug, Default)]
-pub(crate) struct FlushErrors(AtomicU64);
+pub(crate) struct FlushErrors {
+    count: AtomicU64,
+    /// Held from a sync until its failure is counted: the kernel tells one of two syncs, and both must know.
+    syncing: Mutex<()>,
+}
 
 impl FlushErrors {
+    /// Syncs, counts a failure, and says how many there were by then.
+    fn sync(&self, sync: impl FnOnce() -> Result<(), Fault>) -> (Result<(), Fault>, u64) {
+        let _syncing = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = sync();
+        if result.is_err() {
+            self.note();
+        }
+        (result, self.count.load(Ordering::Acquire))
+    }
+
     pub(crate) fn note(&self) {
-        self.0.fetch_add(1, Ordering::AcqRel);
+        self.count.fetch_add(1, Ordering::AcqRel);
     }
 }
 
@@ -78,10 +92,7 @@ pub(crate) fn persist(region: &Inner, offset: u64, len: u64) -> Result<(), Fault
         }
         Durability::Msync => {
             fence();
-            region.backing.sync_range(start, bytes).map_err(|errno| {
-                region.flush_errors.note();
-                Fault::from_medium(errno)
-            })
+            region.flush_errors.sync(|| region.backing.sync_range(start, bytes).map_err(Fault::from_medium)).0
         }
     }
 }
@@ -95,21 +106,30 @@ pub struct Flusher {
 
 impl Flusher {
     pub(crate) fn new(region: Arc<Inner>) -> Flusher {
-        let told = region.flush_errors.0.load(Ordering::Acquire);
+        let told = region.flush_errors.count.load(Ordering::Acquire);
         Flusher { region, told }
     }
 
     /// Flushes. Fails once more for a failure that somebody else met since the last call.
     pub fn flush(&mut self) -> Result<(), Fault> {
         fence();
-        let mut result = Ok(());
-        if self.region.backing.durability() == Durability::Msync && self.region.allows(Access::Write) {
-            result = self.region.backing.sync_all().map_err(Fault::from_medium).and(self.whole());
-            if result.is_err() {
-                self.region.flush_errors.note();
-            }
-        }
-        let failures = self.region.flush_errors.0.load(Ordering::Acquire);
+        let by_kernel = self.region.backing.durability() == Durability::Msync && self.region.allows(Access::Write);
+        let (result, failures) = self.region.flush_errors.sync(|| match by_kernel {
+            true => self.region.backing.sync_all().map_err(Fault::from_medium).and(self.whole()),
+            false => Ok(()),
+        });
+        self.tell(result, failures)
+    }
+
+    /// As [`Region::persist`](crate::Region::persist), and fails for a failure that this user was not told of: it may
+    /// have been about these bytes.
+    pub fn persist(&mut self, offset: u64, len: u64) -> Result<(), Fault> {
+        let result = persist(&self.region, offset, len);
+        let failures = self.region.flush_errors.count.load(Ordering::Acquire);
+        self.tell(result, failures)
+    }
+
+    fn tell(&mut self, result: Result<(), Fault>, failures: u64) -> Result<(), Fault> {
         let untold = failures != self.told;
         self.told = failures;
         if untold { result.and(Err(Fault::Media)) } else { result }

@@ -54,10 +54,8 @@ pub struct Report {
     pub send_zerocopy: Verdict,
 }
 
-impl From<Result<(), Errno>> for Verdict {
-    fn from(result: Result<(), Errno>) -> Verdict {
-        result.map_or_else(Verdict::Refused, |()| Verdict::Ok)
-    }
+fn verdict(tried: Option<Result<(), Errno>>, otherwise: &'static str) -> Verdict {
+    tried.map_or(Verdict::Untested(otherwise), |result| result.map_or_else(Verdict::Refused, |()| Verdict::Ok))
 }
 
 const HOLE: Verdict = Verdict::Untested("hole");
@@ -87,9 +85,9 @@ pub fn probe(region: &Region, reader: &mut Reader) -> Report {
     let Ok(pinned) = online.pin(&[range], Access::Read) else { return report };
     drop(online); // the tries below may sleep; the pin keeps the mapping
     report.short_pin = short_pin(&pinned);
-    report.long_pin = attempt::register(&pinned).into();
-    report.send = attempt::send(&pinned).into();
-    report.send_zerocopy = attempt::send_zerocopy(&pinned).into();
+    report.long_pin = verdict(attempt::register(&pinned), "io_uring is not to be had here");
+    report.send = verdict(attempt::send(&pinned), "unix sockets are not to be had here");
+    report.send_zerocopy = verdict(attempt::send_zerocopy(&pinned), "MSG_ZEROCOPY on loopback is not to be had here");
     match report.short_pin {
         Verdict::Ok => region.set_short_pin(Pinned::Ok),
         Verdict::Refused(errno) => region.set_short_pin(Pinned::Refused(errno)),
@@ -120,5 +118,5 @@ fn allocated_frame(region: &Region) -> Option<u64> {
 fn short_pin(pinned: &crate::Inflight) -> Verdict {
     let places = [std::env::temp_dir(), PathBuf::from("/var/tmp"), PathBuf::from(".")];
     let tried = places.iter().find_map(|place: &PathBuf| attempt::direct_write(pinned, Path::new(place)));
-    tried.map_or(Verdict::Untested("no file system with O_DIRECT for a scratch file"), Verdict::from)
+    verdict(tried, "no file system with O_DIRECT for a scratch file")
 }

@@ -44,13 +44,17 @@ pub struct Published<T> {
 
 /// The readers that may still hold a value that was replaced.
 #[derive(Debug)]
-pub struct Grace(Vec<(Arc<Slot>, u64)>);
+pub struct Grace {
+    online: Vec<(Arc<Slot>, u64)>,
+    /// The barrier failed, so nothing is known of the others: never passes.
+    unknown: bool,
+}
 
 impl Grace {
     /// True when nobody holds the old value any more.
     pub fn passed(&mut self) -> bool {
-        self.0.retain(|(slot, seen)| slot.0.load(Ordering::Acquire) == *seen);
-        self.0.is_empty()
+        self.online.retain(|(slot, seen)| slot.0.load(Ordering::Acquire) == *seen);
+        self.online.is_empty() && !self.unknown
     }
 
     /// Waits until nobody does; false when the deadline came first. Never call it while online yourself.
@@ -97,10 +101,10 @@ impl<T> Published<T> {
 
     /// Who is online now. When it has passed, every reader has seen what was published before this call.
     pub fn grace(&self) -> Grace {
-        self.heavy_barrier();
+        let unknown = !self.heavy_barrier();
         let slots = lock(&self.slots);
         let online = slots.iter().map(|slot| (Arc::clone(slot), slot.0.load(Ordering::Acquire)));
-        Grace(online.filter(|(_, seen)| seen % 2 == 1).collect())
+        Grace { online: online.filter(|(_, seen)| seen % 2 == 1).collect(), unknown }
     }
 
     /// Drops the replaced values that nobody holds any more; returns how many are still held.
@@ -121,11 +125,14 @@ impl<T> Published<T> {
         held
     }
 
-    fn heavy_barrier(&self) {
-        if self.asymmetric && pageless_sys::cpu::heavy_barrier().is_ok() {
-            return;
+    /// False where readers count on a barrier that the kernel now refuses (a filter was installed since): what is
+    /// replaced from then on is kept for ever rather than freed under a reader.
+    fn heavy_barrier(&self) -> bool {
+        if self.asymmetric {
+            return pageless_sys::cpu::heavy_barrier().is_ok();
         }
         fence(Ordering::SeqCst);
+        true
     }
 
     fn light_barrier(&self) {
@@ -165,7 +172,8 @@ impl<T> Reader<T> {
     pub fn online(&mut self) -> Guard<'_, T> {
         // `| 1` also steps over a guard that was leaked while online: its borrow has ended.
         let online = (self.slot.0.load(Ordering::Relaxed) + 1) | 1;
-        self.slot.0.store(online, Ordering::Relaxed);
+        // Release, so that who reads this counter has also seen the section before.
+        self.slot.0.store(online, Ordering::Release);
         self.shared.light_barrier();
         let value = self.shared.current.load(Ordering::Acquire);
         Guard { value, slot: &self.slot, next: online + 1, not_send: PhantomData }

@@ -5,10 +5,12 @@
 //! A kernel-raised SIGSEGV or SIGBUS whose instruction pointer lies in an installed [`FaultRange`] resumes at that
 //! range's landing pad with the fault address in `r8`. Whatever else arrives (a signal sent by a process, a fault in
 //! other code, poison that was found in the background) is passed to the action that was installed before ours, std's
-//! stack-overflow reporter included; the default action ends the process as it would have without us.
+//! stack-overflow reporter included; the default action ends the process as it would have without us. A signal that a
+//! process sends is answered by std's reporter with the default action for the next one, and containment ends with it;
+//! after background poison ours is put back.
 
 use std::ptr;
-use std::sync::{Once, OnceLock};
+use std::sync::OnceLock;
 
 use crate::Error;
 use crate::error::check;
@@ -37,7 +39,7 @@ const BUS_MCEERR_AO: i32 = 5;
 // Reading an initialised OnceLock is one atomic load: fit for a signal handler.
 static PREVIOUS: [OnceLock<libc::sigaction>; 2] = [const { OnceLock::new() }; 2];
 static RANGES: OnceLock<&'static [&'static [FaultRange]]> = OnceLock::new();
-static INSTALL: Once = Once::new();
+static INSTALLED: OnceLock<Result<(), Error>> = OnceLock::new();
 
 /// Installs the handler with this table, once per process; later calls change nothing.
 ///
@@ -45,14 +47,10 @@ static INSTALL: Once = Once::new();
 /// Each landing pad must be part of the same routine as its range and correct for every state in which an instruction
 /// of the range can fault, given that `r8` then holds the fault address.
 pub unsafe fn install(table: &'static [&'static [FaultRange]]) -> Result<(), Error> {
-    let mut result = Ok(());
-    INSTALL.call_once(|| {
+    *INSTALLED.get_or_init(|| {
         RANGES.get_or_init(|| table);
-        for (previous, signal) in PREVIOUS.iter().zip(SIGNALS) {
-            result = result.and(hook(previous, signal));
-        }
-    });
-    result
+        PREVIOUS.iter().zip(SIGNALS).try_for_each(|(previous, signal)| hook(previous, signal))
+    })
 }
 
 fn hook(previous: &OnceLock<libc::sigaction>, signal: i32) -> Result<(), Error> {
@@ -62,6 +60,10 @@ fn hook(previous: &OnceLock<libc::sigaction>, signal: i32) -> Result<(), Error> 
     check("sigaction", unsafe { libc::sigaction(signal, ptr::null(), &raw mut old) }.into())?;
     // Stored before ours is in place, so that our handler always finds it.
     previous.get_or_init(|| old);
+    put_in_place(signal)
+}
+
+fn put_in_place(signal: i32) -> Result<(), Error> {
     // SAFETY: sigaction is plain data for which all zeroes is valid.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_sigaction = handle as *const () as usize;
@@ -77,7 +79,10 @@ extern "C" fn handle(signal: i32, info: *mut libc::siginfo_t, context: *mut libc
     if code > 0 && !background && resume(info, context) {
         return;
     }
-    chain(signal, code, info, context);
+    chain(signal, code, background, info, context);
+    if background {
+        let _ = put_in_place(signal);
+    }
 }
 
 /// Moves the instruction pointer to the landing pad, if the fault lies in the table.
@@ -100,18 +105,19 @@ fn resume(info: *mut libc::siginfo_t, context: *mut libc::c_void) -> bool {
     true
 }
 
-fn chain(signal: i32, code: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+fn chain(signal: i32, code: i32, background: bool, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     let Some(previous) = PREVIOUS[usize::from(signal == libc::SIGBUS)].get() else { return };
+    let sent = code <= 0 || background;
     match previous.sa_sigaction {
-        libc::SIG_IGN if code <= 0 => {}
+        libc::SIG_IGN if sent => {}
         libc::SIG_DFL | libc::SIG_IGN => {
             // A fault ignored by the process still ends it, so both mean: fault again with the default action.
             // SAFETY: sigaction is plain data for which all zeroes is the default action.
             let default: libc::sigaction = unsafe { std::mem::zeroed() };
             // SAFETY: `default` is live.
             unsafe { libc::sigaction(signal, &raw const default, ptr::null_mut()) };
-            if code <= 0 {
-                // Sent by a process: nothing will fault again, so send it again; it arrives when we return.
+            if sent {
+                // Nothing will fault again, so send it again; it arrives when we return.
                 // SAFETY: raise is async-signal-safe.
                 unsafe { libc::raise(signal) };
             }

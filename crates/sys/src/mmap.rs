@@ -40,6 +40,9 @@ impl Mapping {
     /// Private anonymous memory, reserved but not allocated, aligned for huge pages where it is large enough.
     pub fn anonymous(len: u64) -> Result<Mapping, Error> {
         let len = to_usize("mmap", len)?;
+        if !len.is_multiple_of(4096) {
+            return Err(Error::Call { call: "mmap", errno: crate::Errno::EINVAL });
+        }
         let slack = if len >= HUGE { HUGE } else { 0 };
         let total = len.checked_add(slack).ok_or(Error::TooLarge { call: "mmap", value: len as u64 })?;
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;

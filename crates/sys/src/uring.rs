@@ -163,6 +163,11 @@ impl Ring {
         self.ring.submit().named("io_uring_enter")
     }
 
+    /// Entries that the kernel has not taken yet.
+    pub fn queued(&mut self) -> usize {
+        self.ring.submission().len()
+    }
+
     /// Submits and waits for one completion.
     pub fn wait(&mut self) -> Result<(), Error> {
         match self.ring.submit_and_wait(1) {

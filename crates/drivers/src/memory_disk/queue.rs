@@ -84,7 +84,7 @@ impl Medium {
             },
         };
         let result = match result {
-            Ok(()) if bio.wants_fua() => self.region.persist(bio.sector.bytes(), bio.len).map_err(nothing_done),
+            Ok(()) if bio.wants_fua() => self.flusher.persist(bio.sector.bytes(), bio.len).map_err(nothing_done),
             result => result,
         };
         let (status, done) = match result {

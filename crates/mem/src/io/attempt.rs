@@ -6,6 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
 use pageless_sys::file::File;
 use pageless_sys::socket::{self, IoVec};
@@ -14,47 +15,57 @@ use pageless_sys::{Errno, Error};
 
 use crate::Inflight;
 
-/// `O_DIRECT` write *from* the frame to an unnamed file in `directory`, which must be on a file system that has it.
-/// `None` when it has not.
-pub(crate) fn direct_write(frame: &Inflight, directory: &Path) -> Option<Result<(), Errno>> {
-    let file = File::unnamed(directory, true).ok()?;
+/// The outcome of a try: `None` when something other than the memory kept it from being tried.
+type Tried = Option<Result<(), Errno>>;
+
+/// `O_DIRECT` write *from* the frame to an unnamed file in `directory`, which must be on a file system that really has
+/// it: those in memory take the flag and copy.
+pub(crate) fn direct_write(frame: &Inflight, directory: &Path) -> Tried {
+    let file = File::unnamed(directory, true).ok().filter(|file| !file.memory_fs())?;
     // SAFETY: `frame` keeps the run mapped; the kernel only reads it.
-    match unsafe { file.write_from(run(frame), 0) } {
-        Ok(_) => Some(Ok(())),
-        Err(error) if error.errno() == Errno::EFAULT => Some(Err(Errno::EFAULT)),
-        Err(error) if error.errno() == Errno::EOPNOTSUPP => Some(Err(Errno::EOPNOTSUPP)),
-        Err(_) => None, // the file system's trouble, not the memory's
-    }
+    judged(unsafe { file.write_from(run(frame), 0) }.map(drop))
 }
 
 /// Registration as an io_uring fixed buffer: a long-term pin.
-pub(crate) fn register(frame: &Inflight) -> Result<(), Errno> {
-    let ring = Ring::new(1).map_err(|error| error.errno())?;
+pub(crate) fn register(frame: &Inflight) -> Tried {
+    let ring = Ring::new(1).ok()?;
     // SAFETY: `frame` outlives `ring`, which is dropped at the end of this function.
-    unsafe { ring.register(&[run(frame)]) }.map_err(|error| error.errno())?;
-    ring.unregister().map_err(|error| error.errno())
+    let registered = unsafe { ring.register(&[run(frame)]) };
+    judged(registered.and_then(|()| ring.unregister()))
 }
 
 /// A copying send on a unix socket.
-pub(crate) fn send(frame: &Inflight) -> Result<(), Errno> {
-    let (here, _there) = UnixStream::pair().map_err(|error| Errno::from_io(&error))?;
+pub(crate) fn send(frame: &Inflight) -> Tried {
+    let (here, _there) = UnixStream::pair().ok()?;
     // SAFETY: `frame` keeps the run mapped; the kernel only reads it.
-    unsafe { socket::send(here.as_fd(), &[run(frame)]) }.map(drop).map_err(|error| error.errno())
+    judged(unsafe { socket::send(here.as_fd(), &[run(frame)]) }.map(drop))
 }
 
 /// A pinning send (`MSG_ZEROCOPY`) on a loopback TCP connection.
-pub(crate) fn send_zerocopy(frame: &Inflight) -> Result<(), Errno> {
-    let io = |error: std::io::Error| Errno::from_io(&error);
-    let sys = |error: Error| error.errno();
-    let listener = TcpListener::bind("127.0.0.1:0").map_err(io)?;
-    let here = TcpStream::connect(listener.local_addr().map_err(io)?).map_err(io)?;
-    let (there, _) = listener.accept().map_err(io)?;
-    socket::set_zerocopy(here.as_fd()).map_err(sys)?;
-    // SAFETY: the kernel only reads the run. On loopback it copies what it pinned as soon as it is received, which
-    // the read below waits for, before `frame` can go.
-    let sent = unsafe { socket::send_zerocopy(here.as_fd(), run(frame)) }.map_err(sys)?;
-    let mut received = vec![0; sent];
-    std::io::Read::read_exact(&mut &there, &mut received).map_err(io)
+pub(crate) fn send_zerocopy(frame: &Inflight) -> Tried {
+    let listener = TcpListener::bind("127.0.0.1:0").ok()?;
+    let here = TcpStream::connect(listener.local_addr().ok()?).ok()?;
+    let (there, peer) = listener.accept().ok()?;
+    if here.local_addr().ok()? != peer {
+        return None; // somebody else was quicker to connect
+    }
+    there.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+    socket::set_zerocopy(here.as_fd()).ok()?;
+    // SAFETY: the kernel only reads the run, and its own references keep the pages for as long as it does.
+    let sent = match unsafe { socket::send_zerocopy(here.as_fd(), run(frame)) } {
+        Ok(sent) => sent,
+        Err(error) => return judged(Err(error)),
+    };
+    std::io::Read::read_exact(&mut &there, &mut vec![0; sent]).ok().map(Ok)
+}
+
+/// The answers with which the kernel refuses memory; any other is about something else.
+fn judged(result: Result<(), Error>) -> Tried {
+    match result {
+        Ok(()) => Some(Ok(())),
+        Err(error) if matches!(error.errno(), Errno::EFAULT | Errno::EOPNOTSUPP) => Some(Err(error.errno())),
+        Err(_) => None,
+    }
 }
 
 fn run(frame: &Inflight) -> IoVec {

@@ -35,8 +35,6 @@ pub struct Ring {
     slots: ManuallyDrop<Vec<Option<Operation>>>,
     free: Vec<u64>,
     in_flight: usize,
-    /// Entries pushed and not yet taken by the kernel.
-    queued: usize,
     /// The region whose frames are registered as fixed buffer 0.
     fixed: ManuallyDrop<Option<Arc<Inner>>>,
     completions: Vec<Completion>,
@@ -78,7 +76,6 @@ impl Ring {
             ring: ManuallyDrop::new(ring),
             slots: ManuallyDrop::new(slots),
             in_flight: 0,
-            queued: 0,
             fixed: ManuallyDrop::new(None),
             completions: Vec::new(),
         })
@@ -116,10 +113,11 @@ impl Ring {
     }
 
     /// Reads a file into frames.
+    ///
+    /// # Panics
+    /// When the memory was pinned for being read.
     pub fn read(&mut self, file: &Arc<File>, at: u64, into: Inflight, token: u64) -> Result<(), Full> {
-        if into.access() != Access::Write {
-            return Err(Full { inflight: Some(into) }); // pinned for being read: refusing is the only safe answer
-        }
+        assert!(into.access() == Access::Write, "the memory was pinned for being read");
         self.start(file, Some(into), token, |ring, fd, buffer, slot| {
             // SAFETY: the slot keeps memory, its run list and descriptor until the completion (invariant).
             unsafe { ring.read(fd, at, buffer, slot) }
@@ -172,20 +170,22 @@ impl Ring {
         let index = slot as usize;
         self.slots[index] = Some(Operation { token, inflight, file: Arc::clone(file) });
         self.in_flight += 1;
-        self.queued += 1;
         Ok(())
     }
 
     /// Hands what was queued to the kernel.
     pub fn submit(&mut self) -> Result<(), Error> {
-        if self.queued == 0 {
+        if self.ring.queued() == 0 {
             return Ok(());
         }
         match self.ring.submit() {
-            Ok(taken) => self.queued = self.queued.saturating_sub(taken),
+            Ok(_) => {}
             // Out of room for now: the entries stay queued for the next call.
             Err(error) if matches!(error.errno(), Errno::EAGAIN | Errno::EBUSY | Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
+        }
+        if self.ring.queued() > 0 {
+            self.ring.signal(); // nothing else may ever wake the owner to try again
         }
         Ok(())
     }
@@ -194,7 +194,6 @@ impl Ring {
     pub fn wait(&mut self) -> Result<(), Error> {
         if self.in_flight > 0 {
             self.ring.wait()?;
-            self.queued = 0;
         }
         Ok(())
     }
@@ -221,8 +220,13 @@ impl Ring {
     fn drain(&mut self, deadline: Duration) -> bool {
         let start = Instant::now();
         let mut done = Vec::new();
-        let _ = self.ring.cancel_all(CANCEL);
+        let mut cancelled = false;
         while self.in_flight > 0 {
+            if !cancelled {
+                // A full submission queue has no room for the cancellation until the kernel took what is there.
+                let _ = self.ring.submit();
+                cancelled = self.ring.cancel_all(CANCEL).is_ok();
+            }
             if start.elapsed() > deadline || self.ring.wait_for(Duration::from_millis(100)).is_err() {
                 return false;
             }

@@ -55,12 +55,12 @@ pub fn send(
         });
     }
     // SAFETY: private bytes are borrowed for the call; frames lie in windows of this online section. Both are mapped.
-    let sent = unsafe { socket::send(socket, &scratch.runs) };
+    let call = || unsafe { socket::send(socket, &scratch.runs) };
     let frames = parts.iter().enumerate().filter_map(|(index, part)| match part {
         Part::Frames(range) => Some((index, *range)),
         Part::Bytes(_) => None,
     });
-    sent.map_err(|error| explain(online, error, frames, Access::Read))
+    finish(online, frames, Access::Read, call)
 }
 
 /// Receives into ranges in order without waiting; 0 is the end of the stream.
@@ -76,8 +76,8 @@ pub fn recv(
         scratch.runs.push(run(online, index, *range, Access::Write)?);
     }
     // SAFETY: the runs lie in windows of this online section: mapped, and nobody's reference.
-    let received = unsafe { socket::receive(socket, &scratch.runs) };
-    received.map_err(|error| explain(online, error, into.iter().copied().enumerate(), Access::Write))
+    let call = || unsafe { socket::receive(socket, &scratch.runs) };
+    finish(online, into.iter().copied().enumerate(), Access::Write, call)
 }
 
 /// Room for a call's list, kept between calls.
@@ -91,24 +91,44 @@ fn run(online: &Online<'_>, part: usize, range: PhysRange, access: Access) -> Re
     Ok(IoVec { addr: found.addr, len: found.len })
 }
 
-/// Finds the part that made the kernel answer `EFAULT`.
-#[cold]
-fn explain(
+/// Makes the call, and once more where it met a hole that could be filled.
+fn finish(
     online: &Online<'_>,
-    error: Error,
-    mut frames: impl Iterator<Item = (usize, PhysRange)>,
+    frames: impl Iterator<Item = (usize, PhysRange)> + Clone,
     access: Access,
-) -> SocketError {
-    match error.errno() {
-        Errno::EAGAIN | Errno::EINTR => SocketError::WouldBlock,
+    call: impl Fn() -> Result<usize, Error>,
+) -> Result<usize, SocketError> {
+    match call().map_err(|error| error.errno()) {
+        Err(Errno::EFAULT) => {}
+        other => return other.map_err(plain),
+    }
+    find_fault(online, frames.clone(), access)?;
+    // Nothing is wrong that can be seen. What still faults is the first part's: those before it would have been moved.
+    call().map_err(|error| match error.errno() {
         Errno::EFAULT => {
-            let fault = frames.find_map(|(part, range)| {
-                let touched = online.resolve(range, access).and_then(|found| fault::touch(found, access));
-                touched.err().map(|fault| SocketError::Fault { part, fault })
-            });
-            // Nothing is wrong any more (a hole was filled): the caller tries again.
-            fault.unwrap_or(SocketError::WouldBlock)
+            SocketError::Fault { part: frames.map(|(part, _)| part).next().unwrap_or(0), fault: Fault::Media }
         }
+        errno => plain(errno),
+    })
+}
+
+fn plain(errno: Errno) -> SocketError {
+    match errno {
+        Errno::EAGAIN | Errno::EINTR => SocketError::WouldBlock,
         errno => SocketError::Errno(errno),
     }
+}
+
+/// Finds the part that made the kernel answer `EFAULT`; `Ok` when there is none (any more).
+#[cold]
+fn find_fault(
+    online: &Online<'_>,
+    frames: impl Iterator<Item = (usize, PhysRange)>,
+    access: Access,
+) -> Result<(), SocketError> {
+    for (part, range) in frames {
+        let touched = online.resolve(range, access).and_then(|found| fault::touch(found, access));
+        touched.map_err(|fault| SocketError::Fault { part, fault })?;
+    }
+    Ok(())
 }
