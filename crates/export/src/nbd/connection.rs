@@ -8,10 +8,11 @@ use pageless_sys::epoll::Interest;
 use super::handshake::{Handshake, Session};
 use super::output::{Output, Owed};
 use super::socket::Socket;
+use super::wire::REQUEST_LEN;
 use crate::slab::Key;
 
 /// Replies owed and requests in work, together, above which a connection's input waits.
-const MOST_OUTSTANDING: usize = 512;
+pub(crate) const MOST_OUTSTANDING: usize = 512;
 
 /// One client.
 #[derive(Debug)]
@@ -35,6 +36,10 @@ pub(crate) struct Connection {
     pub(crate) listed: bool,
     /// It wants to fetch data and found no slot.
     pub(crate) hungry: bool,
+    /// Its handshake was stopped in the middle of what came, until the answers are read.
+    pub(crate) halted: bool,
+    /// The failures of its device, as far as it was told of them.
+    pub(crate) told: u64,
     /// Its outstanding requests when the worker last counted.
     pub(crate) counted: usize,
     /// When the handshake must have got further.
@@ -87,6 +92,8 @@ impl Connection {
             interest: Interest::Read,
             listed: false,
             hungry: false,
+            halted: false,
+            told: 0,
             counted: 0,
             deadline,
         }
@@ -117,6 +124,15 @@ impl Connection {
             Phase::Requests(_) => self.outstanding() < MOST_OUTSTANDING,
         };
         room && self.ending == Ending::Open && !self.paused
+    }
+
+    /// Is there input here already that waits only for room in the output?
+    pub(crate) fn has_input(&self) -> bool {
+        let waits = match &self.phase {
+            Phase::Handshake(_) => self.halted,
+            Phase::Requests(_) => self.carry.len() >= REQUEST_LEN && matches!(self.expects, Expects::Request),
+        };
+        waits && self.reads()
     }
 
     /// Replies owed and requests in work.

@@ -33,6 +33,8 @@ pub(crate) struct Backend {
     waiting: VecDeque<Bio>,
     /// Bios were submitted since the last poll.
     submitted: bool,
+    /// Flushes and durable writes that failed: what they lost may be any client's, and each is told.
+    pub(crate) failures: u64,
 }
 
 impl Backend {
@@ -46,6 +48,7 @@ impl Backend {
             grain,
             waiting: VecDeque::new(),
             submitted: false,
+            failures: 0,
         })
     }
 
@@ -72,6 +75,8 @@ pub(crate) struct Job {
     status: Status,
     /// `ENOTSUP` is an answer the client asked for.
     pub(crate) fast: bool,
+    /// It is a flush.
+    pub(crate) flush: bool,
 }
 
 /// What a bio is for.
@@ -88,6 +93,8 @@ struct InWork {
     backend: usize,
     slot: Option<SlotId>,
     bytes: u64,
+    /// It is to be durable when it completes.
+    durable: bool,
     purpose: Purpose,
 }
 
@@ -164,7 +171,7 @@ impl Engine {
 
     /// Begins a request that will owe a reply. It stays open until [`close`](Engine::close).
     pub(crate) fn begin(&mut self, connection: Key, cookie: u64, fast: bool) -> Key {
-        self.jobs.insert(Job { connection, cookie, bios: 0, open: true, status: Status::Ok, fast })
+        self.jobs.insert(Job { connection, cookie, bios: 0, open: true, status: Status::Ok, fast, flush: false })
     }
 
     /// No more bios come for this job. An outcome if there were none.
@@ -200,6 +207,9 @@ impl Engine {
 
     /// A flush, or a range operation short enough to be one bio.
     pub(crate) fn plain(&mut self, job: Key, backend: usize, op: Op, offset: u64, len: u64, flags: Flags) {
+        if let Some(job) = self.jobs.get_mut(job) {
+            job.flush = op == Op::Flush;
+        }
         self.submit_for(job, backend, op, offset, len, ScatterList::new(), flags, None);
     }
 
@@ -250,7 +260,7 @@ impl Engine {
         self.outlet.advance(at + room);
         self.pool.hold(slot);
         let purpose = Purpose::Fetch { connection, number, offset, range };
-        let key = self.bios.insert(InWork { backend, slot: Some(slot), bytes: len.into(), purpose });
+        let key = self.bios.insert(InWork { backend, slot: Some(slot), bytes: len.into(), durable: false, purpose });
         self.submit(backend, Op::Read, offset, len.into(), range.into(), Flags::empty(), key);
         Some(key)
     }
@@ -259,6 +269,19 @@ impl Engine {
     pub(crate) fn renumber(&mut self, bio: Key, new: u64) {
         if let Some(InWork { purpose: Purpose::Fetch { number, .. }, .. }) = self.bios.get_mut(bio) {
             *number = new;
+        }
+    }
+
+    /// A connection is gone: what it asked for and was not begun is not done.
+    pub(crate) fn forget(&mut self, connection: Key) {
+        let jobs = &self.jobs;
+        let gone = |long: &Long| jobs.get(long.job).is_none_or(|job| job.connection == connection);
+        let gone: Vec<Key> = self.long.iter().filter(|long| gone(long)).map(|long| long.job).collect();
+        if !gone.is_empty() {
+            self.long.retain(|long| !gone.contains(&long.job));
+            for job in gone {
+                self.close(job);
+            }
         }
     }
 
@@ -277,7 +300,8 @@ impl Engine {
         if let Some(job) = self.jobs.get_mut(job) {
             job.bios += 1;
         }
-        let key = self.bios.insert(InWork { backend, slot, bytes: len, purpose: Purpose::Job(job) });
+        let durable = op == Op::Flush || flags.contains(Flags::FUA);
+        let key = self.bios.insert(InWork { backend, slot, bytes: len, durable, purpose: Purpose::Job(job) });
         self.submit(backend, op, offset, len, data, flags, key);
     }
 
@@ -358,6 +382,9 @@ impl Engine {
     fn complete(&mut self, completion: Completion) -> Option<Outcome> {
         let bio = self.bios.remove(Key::from_tag(completion.tag))?;
         let status = completion.status;
+        if bio.durable && matches!(status, Status::IoErr | Status::Media | Status::NoSpace) {
+            self.backends[bio.backend].failures += 1;
+        }
         self.counters.route(completion.route, completion.done.min(bio.bytes));
         match bio.purpose {
             Purpose::Job(key) => {

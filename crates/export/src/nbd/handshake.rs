@@ -88,11 +88,6 @@ impl Handshake {
         self.input.extend_from_slice(bytes);
     }
 
-    /// Is there input that was not looked at for want of [`step`](Handshake::step)?
-    pub fn pending(&self) -> bool {
-        !self.input.is_empty()
-    }
-
     /// What came behind the last message dealt with: requests already, after [`Step::Transmission`].
     pub fn into_rest(self) -> Vec<u8> {
         self.input
@@ -267,15 +262,14 @@ impl Handshake {
         if query.wants(info::DESCRIPTION) && !terms.description.is_empty() {
             reply(out, option, rep::INFO, &[&info::DESCRIPTION.to_be_bytes(), terms.description.as_bytes()]);
         }
-        if query.wants(info::BLOCK_SIZE) {
-            let sizes = InfoBlockSize {
-                kind: info::BLOCK_SIZE.into(),
-                minimum: terms.minimum.into(),
-                preferred: terms.preferred.into(),
-                maximum: terms.maximum.into(),
-            };
-            reply(out, option, rep::INFO, &[sizes.as_bytes()]);
-        }
+        // Told whether asked for or not: they are enforced.
+        let sizes = InfoBlockSize {
+            kind: info::BLOCK_SIZE.into(),
+            minimum: terms.minimum.into(),
+            preferred: terms.preferred.into(),
+            maximum: terms.maximum.into(),
+        };
+        reply(out, option, rep::INFO, &[sizes.as_bytes()]);
         reply(out, option, rep::ACK, &[]);
         if option == opt::GO { self.begin(export) } else { Step::Again }
     }

@@ -14,7 +14,7 @@ use pageless_block::{Flags, Op, Status};
 use pageless_mem::io::{self, SocketError};
 use pageless_mem::{Access, CopyError, FRAME_SIZE, Fault, MemReader, Online};
 
-use super::connection::{Connection, Ending, Expects, Phase};
+use super::connection::{Connection, Ending, Expects, MOST_OUTSTANDING, Phase};
 use super::engine::{Engine, Outcome};
 use super::errno::Errno;
 use super::handshake::{Session, Step};
@@ -72,14 +72,19 @@ impl Inlet<'_, '_> {
 
     fn haggle(&mut self, key: Key, connection: &mut Connection) -> Received {
         let mut bytes = [0; 4096];
-        let n = match (&connection.socket).read(&mut bytes) {
-            Ok(0) => {
+        // What came before is dealt with first: a client cannot make us keep more than it has answers to read.
+        let read = if connection.halted { None } else { Some((&connection.socket).read(&mut bytes)) };
+        let n = match read {
+            None => 0,
+            Some(Ok(0)) => {
                 connection.drain();
                 return Received::Some;
             }
-            Ok(n) => n,
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => 0,
-            Err(_) => {
+            Some(Ok(n)) => n,
+            Some(Err(error)) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
+                return Received::Nothing;
+            }
+            Some(Err(_)) => {
                 connection.leave();
                 return Received::Some;
             }
@@ -95,6 +100,7 @@ impl Inlet<'_, '_> {
                 step => break step,
             }
         };
+        connection.halted = matches!(step, Step::Again);
         if !answers.is_empty() {
             connection.output.push(Owed::Bytes(answers.into()));
         }
@@ -106,6 +112,7 @@ impl Inlet<'_, '_> {
                 Received::Some
             }
             Step::Transmission(session) => {
+                connection.told = self.engine.backends[session.export].failures;
                 let rest = Phase::Requests(session);
                 if let Phase::Handshake(handshake) = std::mem::replace(&mut connection.phase, rest) {
                     connection.carry = handshake.into_rest();
@@ -126,6 +133,10 @@ impl Inlet<'_, '_> {
             return Received::NoRoom;
         };
         let layout = Layout::new(&connection.expects, at, carried, self.crowded);
+        if carried >= layout.first.1 {
+            connection.break_off();
+            return Received::Some;
+        }
         if self.place_carry(connection, slot, layout.first.0).is_err() {
             connection.break_off();
             return Received::Some;
@@ -142,22 +153,25 @@ impl Inlet<'_, '_> {
         };
         let into = [one, two.unwrap_or(one)];
         let into = &into[..1 + usize::from(two.is_some())];
-        let n = match io::recv(self.online, connection.socket.as_fd(), into, self.scratch) {
-            Ok(0) => {
+        // Requests that are here already (sent with the end of the handshake, or more than were begun at once) come first.
+        let here = carried >= HEADER && matches!(connection.expects, Expects::Request);
+        let received =
+            if here { None } else { Some(io::recv(self.online, connection.socket.as_fd(), into, self.scratch)) };
+        let n = match received {
+            None => 0,
+            Some(Ok(0)) => {
                 // What it asked for is answered, if it still listens.
                 connection.drain();
                 engine.abandon(connection);
                 return Received::Some;
             }
-            Ok(n) => u32::try_from(n).unwrap_or(0),
-            // Requests that came with the end of the handshake are here although nothing more is.
-            Err(SocketError::WouldBlock) if carried >= HEADER && matches!(connection.expects, Expects::Request) => 0,
-            Err(SocketError::WouldBlock) => return Received::Nothing,
-            Err(SocketError::Errno(_)) => {
+            Some(Ok(n)) => u32::try_from(n).unwrap_or(0),
+            Some(Err(SocketError::WouldBlock)) => return Received::Nothing,
+            Some(Err(SocketError::Errno(_))) => {
                 connection.leave();
                 return Received::Some;
             }
-            Err(SocketError::Fault { .. }) => {
+            Some(Err(SocketError::Fault { .. })) => {
                 connection.break_off();
                 return Received::Some;
             }
@@ -192,8 +206,10 @@ impl Inlet<'_, '_> {
         while connection.ending == Ending::Open {
             let left = u32::try_from(reader.remaining()).unwrap_or(0);
             let at = start + len - left;
+            // Requests may be many in few bytes: what is not begun stays as it came.
+            let enough = connection.outstanding() >= MOST_OUTSTANDING;
             let used = match connection.expects {
-                Expects::Request if (left as usize) < REQUEST_LEN => Err(left),
+                Expects::Request if enough || (left as usize) < REQUEST_LEN => Err(left),
                 Expects::Request => match self.request(key, connection, session, &mut reader) {
                     Ok(()) => Ok(0),
                     Err(_) => return connection.break_off(),

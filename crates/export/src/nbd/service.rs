@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use pageless_block::Status;
 use pageless_mem::io;
 use pageless_mem::{Memory, Reader};
 use pageless_sys::epoll::{Epoll, Interest, Ready};
@@ -125,7 +126,7 @@ impl Service {
             self.events();
             for _ in 0..ROUNDS {
                 self.round();
-                if !self.engine.pressing() && self.hungry.is_empty() {
+                if !self.engine.pressing() && self.hungry.is_empty() && !self.can_resume() {
                     break;
                 }
             }
@@ -145,7 +146,7 @@ impl Service {
     /// Waits for something to do: awake for a while if that has been worth it lately.
     fn wait(&mut self) -> Result<(), Error> {
         self.tools.ready.clear();
-        if !self.list.is_empty() || self.engine.pressing() {
+        if !self.list.is_empty() || self.engine.pressing() || self.can_resume() {
             return Ok(self.epoll.wait(Some(Duration::ZERO), &mut self.tools.ready)?);
         }
         let start = Instant::now();
@@ -210,6 +211,15 @@ impl Service {
             self.list = listed;
             self.list.clear();
         }
+    }
+
+    /// Is there room now for a connection that found none?
+    fn can_resume(&self) -> bool {
+        let takes = |key: &Key| match self.connections.get(*key).map(|connection| &connection.phase) {
+            Some(Phase::Requests(session)) => !self.engine.backends[session.export].full(),
+            _ => true,
+        };
+        !self.paused.is_empty() && self.engine.has_room() && self.paused.iter().any(takes)
     }
 
     /// Lets connections that found no room try again, and makes bios for staged reads that are listed.
@@ -286,6 +296,13 @@ impl Service {
                 let Some(connection) = self.connections.get_mut(job.connection) else { return };
                 connection.jobs -= 1;
                 if let Phase::Requests(session) = connection.phase {
+                    // Sticky: what another client's flush found lost may have been this one's.
+                    let failures = self.engine.backends[session.export].failures;
+                    let untold = job.flush && connection.told != failures;
+                    let status = if untold && status.is_ok() { Status::IoErr } else { status };
+                    if job.flush {
+                        connection.told = failures;
+                    }
                     if !status.is_ok() {
                         self.engine.counters.errors.add(1);
                     }

@@ -240,7 +240,7 @@ fn nbd_requests_sent_before_the_handshake_was_answered_are_served() {
     early.extend([9; 512]);
     early.extend(header(cmd::READ, 0, 2, 0, 512));
     client.send(&early);
-    let answers = 18 + (20 + 12) + 20;
+    let answers = 18 + (20 + 12) + (20 + 14) + 20;
     std::io::Read::read_exact(&mut client.stream, &mut vec![0; answers]).unwrap();
     let replies: Vec<_> = (0..2).map(|_| client.reply(|cookie| (0, if cookie == 2 { 512 } else { 0 }))).collect();
     assert!(replies.iter().all(|reply| reply.as_ref().is_some_and(|reply| reply.errno == 0)));

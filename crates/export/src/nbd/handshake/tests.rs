@@ -178,18 +178,20 @@ fn nbd_opt_info_gives_what_was_asked_and_go_begins() {
     let mut talk = Talk::begun();
     assert_eq!(talk.option(opt::INFO, &info("", &[])), Step::Starved);
     let basics = [&[0, 0][..], &(1u64 << 30).to_be_bytes(), &[0, 5]].concat();
-    assert_eq!(talk.replies(opt::INFO), [(rep::INFO, basics.clone()), (rep::ACK, vec![])]);
+    let sizes = [&[0, 3][..], &512u32.to_be_bytes(), &4096u32.to_be_bytes(), &wire::MAX_PAYLOAD.to_be_bytes()].concat();
+    // Block sizes are enforced, so they are told to those who did not ask too.
+    let told = [(rep::INFO, basics.clone()), (rep::INFO, sizes.clone()), (rep::ACK, vec![])];
+    assert_eq!(talk.replies(opt::INFO), told);
 
     let all = info("", &[info::EXPORT, info::NAME, info::DESCRIPTION, info::BLOCK_SIZE, 999]);
     let session = session(talk.option(opt::GO, &all));
-    let sizes = [&[0, 3][..], &512u32.to_be_bytes(), &4096u32.to_be_bytes(), &wire::MAX_PAYLOAD.to_be_bytes()];
     assert_eq!(
         talk.replies(opt::GO),
         [
             (rep::INFO, basics),
             (rep::INFO, b"\0\x01disk".to_vec()),
             (rep::INFO, b"\0\x02the disk".to_vec()),
-            (rep::INFO, sizes.concat()),
+            (rep::INFO, sizes),
             (rep::ACK, vec![]),
         ]
     );

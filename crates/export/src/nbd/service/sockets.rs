@@ -81,6 +81,8 @@ impl Service {
             handshake_timeout: self.shared.handshake_timeout,
         };
         let received = inlet.receive(key, connection);
+        self.owed = self.owed + connection.outstanding() - connection.counted;
+        connection.counted = connection.outstanding();
         if received != Received::Nothing {
             list(&mut self.list, key, connection);
             self.warm = true;
@@ -115,11 +117,7 @@ impl Service {
         if send(connection, &mut self.engine, &mut self.tools, &mut self.reader) {
             list(&mut self.list, key, connection);
         }
-        if let Phase::Handshake(handshake) = &connection.phase
-            && handshake.pending()
-            && connection.reads()
-        {
-            // Messages that came while answers were unread.
+        if connection.has_input() {
             self.receive(key);
         }
         self.fetch(key);
@@ -148,6 +146,7 @@ impl Service {
         let pool = &mut self.engine.pool;
         connection.output.evict(&mut |slot| pool.release(slot));
         self.engine.abandon(&mut connection);
+        self.engine.forget(key);
         self.shared.live.fetch_sub(1, Ordering::Relaxed);
     }
 }

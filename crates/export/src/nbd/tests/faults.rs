@@ -2,11 +2,12 @@
 //! Devices that fail: the right error reaches the right request, and wrong data never does.
 
 use std::fs::File;
+use std::io::{Read, Write};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use pageless_block::{Bio, BlockDevice, Completion, Error, Limits, Op, Queue, Refused, Status};
-use pageless_drivers::RamDisk;
+use pageless_drivers::{NullDisk, RamDisk};
 use pageless_mem::{Backing, FileOptions, Memory};
 use pageless_testkit::regions::TempPath;
 use pageless_testkit::{Fault, Faulty, What};
@@ -210,5 +211,48 @@ fn a_full_medium_is_enospc_and_the_server_goes_on() {
     let mut client = host.client(true);
     assert_eq!(client.write(0, &[1; 512]), 28);
     assert_eq!(client.write(0, &[1; 512]), 0);
+    host.stop();
+}
+
+#[test]
+fn a_failed_flush_is_told_to_every_client_once() {
+    let memory = Memory::new().unwrap();
+    let device = Faulty::new(Arc::into_inner(ram(&memory, MIB)).unwrap());
+    device.inject(Fault::nth(Op::Flush, 0, What::Fail { status: Status::Media, done: 0 }));
+    let host = Host::with(Arc::new(device), &memory, |config| config.workers = 1);
+    let (mut first, mut second) = (host.client(true), host.client(false));
+    assert_eq!((first.write(0, &[1; 512]), second.write(4096, &[2; 512])), (0, 0));
+    assert_eq!(first.call(cmd::FLUSH, 0, 0, 0).errno, 5);
+    assert_eq!(second.call(cmd::FLUSH, 0, 0, 0).errno, 5, "its data may be what was lost");
+    assert_eq!((first.call(cmd::FLUSH, 0, 0, 0).errno, second.call(cmd::FLUSH, 0, 0, 0).errno), (0, 0));
+    let mut third = host.client(true);
+    assert_eq!(third.call(cmd::FLUSH, 0, 0, 0).errno, 0, "who came later lost nothing");
+    host.stop();
+}
+
+#[test]
+fn a_flood_of_requests_without_dax_is_answered_in_full() {
+    // Thousands of small requests in one go are more than are begun at once: the rest waits as it came.
+    let memory = Memory::new().unwrap();
+    let device = Arc::new(NullDisk::new(&memory, MIB));
+    let host = Host::with(device, &memory, |config| config.workers = 1);
+    let mut client = host.client(false);
+    let mut flood = Vec::new();
+    for cookie in 0..5000u64 {
+        flood.extend(0x2560_9513u32.to_be_bytes());
+        flood.extend([0; 4]);
+        flood.extend(cookie.to_be_bytes());
+        flood.extend((cookie % 2000 * 512).to_be_bytes());
+        flood.extend(512u32.to_be_bytes());
+    }
+    let mut sender = client.stream.try_clone().unwrap();
+    let sending = std::thread::spawn(move || {
+        sender.write_all(&flood).unwrap();
+        sender.shutdown(std::net::Shutdown::Write).unwrap();
+    });
+    let mut replies = Vec::new();
+    client.stream.read_to_end(&mut replies).unwrap();
+    sending.join().unwrap();
+    assert_eq!(replies.len(), 5000 * (16 + 512), "a client that stopped sending still gets its answers");
     host.stop();
 }
