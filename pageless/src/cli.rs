@@ -63,7 +63,7 @@ pub(crate) struct ServeArgs {
     /// Where to listen: unix:PATH or tcp:HOST:PORT; may be given more than once
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) nbd: Vec<String>,
-    /// Refuse writes, and open the device for reading only
+    /// Refuse writes, open the device for reading only, and make no file
     #[arg(long)]
     pub(crate) read_only: bool,
     /// The name clients ask for

@@ -25,6 +25,8 @@ pub(crate) enum Failure {
     SamePlace { src: String, dst: String },
     /// A destination that cannot hold the source.
     TooSmall { src: String, bytes: u64, dst: String, room: u64 },
+    /// A destination whose blocks do not end where the source does.
+    PartBlock { src: String, bytes: u64, dst: String, block: u32 },
     /// Something that is no memory where memory is wanted.
     NotMemory { text: String },
     /// A spec that could not be opened.
@@ -83,6 +85,13 @@ impl fmt::Display for Failure {
                 "{dst} holds {room} bytes ({}), {src} has {bytes} ({})\n  help: give a destination at least that large",
                 Human(*room),
                 Human(*bytes)
+            ),
+            Failure::PartBlock { src, bytes, dst, block } => write!(
+                f,
+                "{src} has {bytes} bytes, {dst} is written in blocks of {block}, and the last one would be no whole one\n  \
+                 help: pad the source with zeroes to {} bytes (a file: truncate -s %{block} FILE), or give a destination \
+                 of smaller blocks",
+                bytes.next_multiple_of(u64::from(*block))
             ),
             Failure::NotMemory { text } => write!(
                 f,

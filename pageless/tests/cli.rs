@@ -105,6 +105,7 @@ fn runtime_errors() {
             "at least that large",
         ),
         (&["copy", &missing, "ram:1M"], "ENOENT (2, ", "check the name"),
+        (&["copy", &format!("{missing},size=1M"), "ram:1M"], "ENOENT (2, ", "check the name"),
         (&["region", "probe", &missing.replace("file:", "pmem:")], "ENOENT (2, ", "size=1G"),
     ];
     for (args, says, remedy) in cases {

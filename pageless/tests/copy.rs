@@ -266,3 +266,77 @@ fn nothing_but_the_result_goes_to_stdout() {
     assert!(out.stderr.is_empty(), "no progress where there is no terminal: {}", said(&out));
     assert_eq!(String::from_utf8_lossy(&out.stdout).lines().count(), 1);
 }
+
+/// A source with a typo in its name is an error, not a new disk of zeroes that replaces the destination.
+#[test]
+fn a_source_that_is_not_there_is_not_made() {
+    let scratch = Scratch::disk();
+    let good = scratch.file("good.img", &noise(M, 12));
+    let typo = scratch.path("typo.img");
+    for (from, to) in [("file", "file"), ("pmem", "file"), ("file", "pmem"), ("pmem", "pmem")] {
+        let out = run(PAGELESS, &["copy", &format!("{from}:{typo},size=1M"), &format!("{to}:{good}")]);
+        let text = said(&out);
+        assert_eq!(out.status.code(), Some(1), "{text}");
+        assert!(text.contains("typo.img: ENOENT (2, ") && text.contains("check the name"), "{text}");
+        assert!(!std::fs::exists(&typo).expect("stat"), "{from}: was made");
+        same(&good, &read(&good), &noise(M, 12));
+    }
+}
+
+#[test]
+fn part_of_a_frame_is_not_mapped_and_nothing_is_made() {
+    let scratch = Scratch::disk();
+    let image = noise(M + 512, 13);
+    let src = format!("file:{}", scratch.file("x.img", &image));
+    let dst = scratch.path("new.img");
+    let out = run(PAGELESS, &["copy", &src, &format!("pmem:{dst}")]);
+    let text = said(&out);
+    assert_eq!(out.status.code(), Some(1), "{text}");
+    assert!(text.contains(&format!("{dst} cannot be made of 1049088 bytes, no multiple of 4096")), "{text}");
+    assert!(text.contains("size=1052672; or keep the size") && text.contains(&format!("file:{dst}")), "{text}");
+    assert!(!std::fs::exists(&dst).expect("stat"), "half made");
+
+    // Both remedies work.
+    copy(&src, &format!("pmem:{dst},size=1052672"));
+    same(&dst, &read(&dst)[..image.len()], &image);
+    let kept = scratch.path("kept.img");
+    copy(&src, &format!("file:{kept}"));
+    same(&kept, &read(&kept), &image);
+}
+
+/// A loop device, which root can make.
+struct Loop(String);
+
+impl Loop {
+    fn new(file: &str, sector: &str) -> Option<Loop> {
+        let out = Command::new("losetup").args(["-f", "--show", "--sector-size", sector, file]).output().ok()?;
+        out.status.success().then(|| Loop(String::from_utf8_lossy(&out.stdout).trim().to_owned()))
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").args(["-d", &self.0]).status();
+    }
+}
+
+#[test]
+fn a_source_that_ends_within_a_block_is_refused_before_anything_is_written() {
+    let scratch = Scratch::disk();
+    let backing = scratch.file("backing.img", &noise(2 * M, 14));
+    let Some(device) = Loop::new(&backing, "4096") else {
+        return common::skip_kernel("permission to make a loop device");
+    };
+    let dst = format!("file:{}", device.0);
+    let part = format!("file:{}", scratch.file("part.img", &noise(M + 512, 15)));
+    let out = run(PAGELESS, &["copy", &part, &dst]);
+    let text = said(&out);
+    assert_eq!(out.status.code(), Some(1), "{text}");
+    assert!(text.contains("has 1049088 bytes") && text.contains("blocks of 4096"), "{text}");
+    assert!(text.contains("help: pad the source with zeroes to 1052672 bytes"), "{text}");
+    ok("sync", &[&device.0]);
+    same(&backing, &read(&backing), &noise(2 * M, 14));
+
+    let whole = format!("file:{}", scratch.file("whole.img", &noise(M + 4096, 16)));
+    copy(&whole, &dst);
+}

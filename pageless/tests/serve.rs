@@ -236,6 +236,19 @@ fn a_failed_start_leaves_nothing() {
 }
 
 #[test]
+fn read_only_makes_nothing() {
+    let scratch = Scratch::short();
+    let image = scratch.path("nope.img");
+    for kind in ["file", "pmem"] {
+        let out = common::run(PAGELESS, &["serve", "--read-only", &format!("{kind}:{image},size=1M")]);
+        let text = common::said(&out);
+        assert_eq!(out.status.code(), Some(1), "{text}");
+        assert!(text.contains("nope.img: ENOENT (2, ") && text.contains("check the name"), "{text}");
+        assert!(!std::fs::exists(&image).expect("stat"), "{kind}: was made");
+    }
+}
+
+#[test]
 fn read_only_is_read_only() {
     let scratch = Scratch::disk();
     for kind in ["file", "pmem"] {

@@ -119,6 +119,7 @@ fn limits(file: &Opened) -> Limits {
         flush: true,
         // where a durable write cannot be asked for, `Checked` makes FUA from a flush
         fua: file.holder.honours_dsync(),
+        // advice: where holes cannot be punched, it frees nothing
         discard: true,
         discard_granularity: block.max(4096),
         write_zeroes: true,

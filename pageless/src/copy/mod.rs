@@ -73,10 +73,7 @@ pub(crate) fn run(args: &CopyArgs) -> Result<(), Failure> {
     let src = open(&memory, &src, Options { read_only: true, size_if_made: None })?;
     let bytes = src.device.capacity();
     let mut dst = open(&memory, &dst, Options { read_only: false, size_if_made: Some(bytes) })?;
-    let room = dst.device.capacity();
-    if room < bytes {
-        return Err(Failure::TooSmall { src: src.name.clone(), bytes, dst: dst.name.clone(), room });
-    }
+    fits(&src, &dst)?;
     output::notes(&[&src, &dst]);
     // From here on a destination that we made is removed unless it becomes whole.
     let made = dst.made.take();
@@ -87,6 +84,19 @@ pub(crate) fn run(args: &CopyArgs) -> Result<(), Failure> {
     }
     let compared = if args.verify { compare(&job, args, &signals)? } else { None };
     finish(report, compared, args, &job)
+}
+
+/// Whether the destination can hold the source, and be written up to where it ends.
+fn fits(src: &Opened, dst: &Opened) -> Result<(), Failure> {
+    let (bytes, room) = (src.device.capacity(), dst.device.capacity());
+    if room < bytes {
+        return Err(Failure::TooSmall { src: src.name.clone(), bytes, dst: dst.name.clone(), room });
+    }
+    let block = dst.device.limits().block_size;
+    if !bytes.is_multiple_of(u64::from(block)) {
+        return Err(Failure::PartBlock { src: src.name.clone(), bytes, dst: dst.name.clone(), block });
+    }
+    Ok(())
 }
 
 fn move_bytes(job: &Job<'_>, args: &CopyArgs, signals: &SignalFd) -> Result<Report, Failure> {

@@ -56,6 +56,15 @@ pub enum Problem {
         /// What that must be a multiple of.
         unit: u64,
     },
+    /// A file that was to be made, of a size it cannot be made of.
+    PartMade {
+        /// The file.
+        path: PathBuf,
+        /// The size it was to have.
+        size: u64,
+        /// What that must be a multiple of.
+        unit: u64,
+    },
     /// A file that does not have the size asked for.
     OtherSize {
         /// The file.
@@ -190,6 +199,16 @@ impl OpenError {
             Problem::NotMultiple { path: p, unit, .. } => {
                 Some(format!("pad it with zeroes: truncate -s %{unit} {}", path(p)))
             }
+            Problem::PartMade { path: p, size, unit } => {
+                let whole = match size.checked_next_multiple_of(*unit) {
+                    Some(whole) => format!("have it made larger: size={whole}"),
+                    None => "give a smaller size=".into(),
+                };
+                Some(match argument.starts_with("pmem:") {
+                    true => format!("{whole}; or keep the size, in a file that is not mapped: file:{}", p.display()),
+                    false => whole,
+                })
+            }
             Problem::OtherSize { path: p, have, asked } if have < asked => {
                 let grow = format!("truncate -s {asked} {}", path(p));
                 Some(format!("leave size= out to use it as it is, or make it longer: {grow}"))
@@ -241,6 +260,9 @@ impl fmt::Display for Problem {
             Problem::NotAFile { path } => write!(f, "{} is neither a file nor a block device", path.display()),
             Problem::NotMultiple { path, size, unit } => {
                 write!(f, "the size of {}, {size}, is no multiple of {unit}", path.display())
+            }
+            Problem::PartMade { path, size, unit } => {
+                write!(f, "{} cannot be made of {size} bytes, no multiple of {unit}", path.display())
             }
             Problem::OtherSize { path, have, asked } => {
                 let than = if have < asked { "smaller" } else { "larger" };

@@ -10,7 +10,7 @@ use pageless_drivers::file::FileError;
 use pageless_sys::Errno;
 
 use super::error::Problem;
-use super::program;
+use super::{Options, program};
 
 /// A file this process made. Removed again when dropped, unless it is [kept](Made::keep).
 #[derive(Debug)]
@@ -41,19 +41,14 @@ impl Drop for Made {
 }
 
 /// Sees to it that `path` is a file of `asked` bytes in whole `unit`s: looks at the one that is there, or makes it,
-/// sparse, at the size `asked` or else at the size `otherwise`.
-pub(super) fn prepare(
-    path: &Path,
-    asked: Option<u64>,
-    otherwise: Option<u64>,
-    unit: u64,
-) -> Result<Option<Made>, Problem> {
+/// sparse, at the size `asked` or else at the one the options give. For reading only nothing is made.
+pub(super) fn prepare(path: &Path, asked: Option<u64>, options: Options, unit: u64) -> Result<Option<Made>, Problem> {
     let there = match fs::metadata(path) {
         Ok(there) => there,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return match asked.or(otherwise) {
-                Some(size) => make(path, size).map(Some),
-                None => Err(Problem::NotFound { path: path.into(), errno: Errno::from_io(&error) }),
+            return match asked.or(options.size_if_made) {
+                Some(size) if !options.read_only => make(path, size, unit).map(Some),
+                _ => Err(Problem::NotFound { path: path.into(), errno: Errno::from_io(&error) }),
             };
         }
         Err(error) => return Err(refused("open", path, &error)),
@@ -79,9 +74,11 @@ pub(super) fn fits(path: &Path, have: u64, asked: Option<u64>, unit: u64) -> Res
     }
 }
 
-/// Why the file driver could not use a file, in words for a user.
-pub(super) fn unusable(error: FileError) -> Problem {
+/// Why the file driver could not use a file, in words for a user. One that was `made` for it is gone by the time they
+/// are read.
+pub(super) fn unusable(error: FileError, made: bool) -> Problem {
     match error {
+        FileError::PartBlock { path, size, block } if made => Problem::PartMade { path, size, unit: block.into() },
         FileError::Missing { path } => Problem::NotFound { path, errno: Errno::ENOENT },
         FileError::Open { path, errno } => Problem::Refused { doing: "open", path, errno },
         FileError::NotADisk { path } => Problem::NotAFile { path },
@@ -94,7 +91,10 @@ pub(super) fn unusable(error: FileError) -> Problem {
     }
 }
 
-fn make(path: &Path, size: u64) -> Result<Made, Problem> {
+fn make(path: &Path, size: u64, unit: u64) -> Result<Made, Problem> {
+    if !size.is_multiple_of(unit) {
+        return Err(Problem::PartMade { path: path.into(), size, unit });
+    }
     let failed = |error: &io::Error| match Errno::from_io(error) {
         errno @ (Errno::ENOSPC | Errno::EDQUOT) => {
             let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -125,6 +125,11 @@ fn refused(doing: &'static str, path: &Path, error: &io::Error) -> Problem {
 mod tests {
     use super::*;
 
+    /// To be written, and made of this size if it is not there.
+    fn sized(size: u64) -> Options {
+        Options { read_only: false, size_if_made: Some(size) }
+    }
+
     fn dir() -> PathBuf {
         use std::sync::atomic::{AtomicU32, Ordering};
         static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -138,15 +143,30 @@ mod tests {
     fn made_sparse_and_removed_unless_kept() {
         let dir = dir();
         let path = dir.join("made");
-        let made = prepare(&path, None, Some(1 << 30), 512).unwrap().expect("made");
+        let made = prepare(&path, None, sized(1 << 30), 512).unwrap().expect("made");
         let there = fs::metadata(&path).unwrap();
         assert_eq!(there.len(), 1 << 30);
         assert_eq!(std::os::unix::fs::MetadataExt::blocks(&there), 0);
         drop(made);
         assert!(!path.exists());
-        prepare(&path, Some(4096), Some(8192), 512).unwrap().expect("made").keep();
+        prepare(&path, Some(4096), sized(8192), 512).unwrap().expect("made").keep();
         assert_eq!(fs::metadata(&path).unwrap().len(), 4096, "what is asked for comes first");
-        assert!(prepare(&path, None, Some(8192), 512).unwrap().is_none(), "there already");
+        assert!(prepare(&path, None, sized(8192), 512).unwrap().is_none(), "there already");
+        fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn what_is_not_made() {
+        let dir = dir();
+        let path = dir.join("none");
+        let reading = Options { read_only: true, size_if_made: Some(8192) };
+        for asked in [None, Some(4096)] {
+            let missing = prepare(&path, asked, reading, 4096);
+            assert!(matches!(missing, Err(Problem::NotFound { errno: Errno::ENOENT, .. })), "{missing:?}");
+        }
+        let part = prepare(&path, None, sized(1536), 4096);
+        assert!(matches!(part, Err(Problem::PartMade { size: 1536, unit: 4096, .. })), "{part:?}");
+        assert!(!path.exists());
         fs::remove_dir_all(dir).unwrap();
     }
 
@@ -155,18 +175,24 @@ mod tests {
         let dir = dir();
         let path = dir.join("image");
         fs::write(&path, [0; 1536]).unwrap();
-        assert!(prepare(&path, None, None, 512).unwrap().is_none());
-        let wrong = |asked, unit| prepare(&path, asked, None, unit).expect_err("does not fit");
+        assert!(prepare(&path, None, Options::default(), 512).unwrap().is_none());
+        let wrong = |asked, unit| prepare(&path, asked, Options::default(), unit).expect_err("does not fit");
         assert!(matches!(wrong(None, 4096), Problem::NotMultiple { size: 1536, unit: 4096, .. }));
         assert!(matches!(wrong(Some(4096), 4096), Problem::OtherSize { have: 1536, asked: 4096, .. }));
         assert!(matches!(wrong(Some(512), 512), Problem::OtherSize { have: 1536, asked: 512, .. }));
-        assert!(matches!(prepare(&dir, None, None, 512), Err(Problem::NotAFile { .. })));
+        assert!(matches!(prepare(&dir, None, Options::default(), 512), Err(Problem::NotAFile { .. })));
         fs::write(&path, []).unwrap();
         assert!(matches!(wrong(None, 512), Problem::Empty { .. }));
         let none = dir.join("none");
-        assert!(matches!(prepare(&none, None, None, 512), Err(Problem::NotFound { errno: Errno::ENOENT, .. })));
+        assert!(matches!(
+            prepare(&none, None, Options::default(), 512),
+            Err(Problem::NotFound { errno: Errno::ENOENT, .. })
+        ));
         let below = path.join("x");
-        assert!(matches!(prepare(&below, Some(512), None, 512), Err(Problem::Refused { errno: Errno::ENOTDIR, .. })));
+        assert!(matches!(
+            prepare(&below, Some(512), Options::default(), 512),
+            Err(Problem::Refused { errno: Errno::ENOTDIR, .. })
+        ));
         fs::remove_dir_all(dir).unwrap();
     }
 }

@@ -17,7 +17,7 @@ const FRAME: u64 = 4096;
 /// Sees to the file behind the memory, where there is one; the file if it was made.
 pub(super) fn prepare(spec: &MemorySpec, options: Options) -> Result<Option<Made>, Problem> {
     match spec {
-        MemorySpec::Pmem { path, size } => file::prepare(path, *size, options.size_if_made, FRAME),
+        MemorySpec::Pmem { path, size } => file::prepare(path, *size, options, FRAME),
         _ => Ok(None),
     }
 }

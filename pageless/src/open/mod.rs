@@ -37,7 +37,7 @@ const SECTOR: u64 = 512;
 /// How to open.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Options {
-    /// For reading only; others may read at the same time.
+    /// For reading only; others may read at the same time. What is not there is not made.
     pub read_only: bool,
     /// A file that is not there and whose spec gives no size is made with this one.
     pub size_if_made: Option<u64>,
@@ -97,9 +97,9 @@ fn open_device(memory: &Memory, spec: &DeviceSpec, options: Options, name: &str)
     let (device, made, fresh): (Box<dyn BlockDevice>, _, _) = match spec {
         DeviceSpec::Null(size) => (Box::new(NullDisk::new(memory, *size)), None, true),
         DeviceSpec::File { path, size } => {
-            let made = file::prepare(path, *size, options.size_if_made, SECTOR)?;
+            let made = file::prepare(path, *size, options, SECTOR)?;
             let how = FileDiskOptions { read_only: options.read_only, ..FileDiskOptions::default() };
-            let disk = FileDisk::open(memory, path, how).map_err(file::unusable)?;
+            let disk = FileDisk::open(memory, path, how).map_err(|error| file::unusable(error, made.is_some()))?;
             // A block device says how large it is only now.
             file::fits(path, disk.capacity(), *size, SECTOR)?;
             let fresh = made.is_some();

@@ -94,13 +94,14 @@ impl FileQueue {
                 self.ready.push_back(token);
             }
             Ok(_) => self.complete(token.job, Status::Ok, out),
-            Err(errno) if status::unsupported(errno) => {
-                if job.bio.op == Op::WriteZeroes && !job.bio.flags.contains(Flags::FAST_ONLY) {
+            Err(errno) if status::unsupported(errno) => match job.bio.op {
+                // Advice that could not be taken: nothing is freed, and nothing has changed that could be lost.
+                Op::Discard => self.complete(token.job, Status::Ok, out),
+                Op::WriteZeroes if !job.bio.flags.contains(Flags::FAST_ONLY) => {
                     self.bounce(token.job, Why::Zeroes, None);
-                } else {
-                    self.complete(token.job, Status::Unsupported, out);
                 }
-            }
+                _ => self.complete(token.job, Status::Unsupported, out),
+            },
             Err(errno) => {
                 let ended = status::of(errno, job.bio.op);
                 self.complete(token.job, ended, out);

@@ -124,7 +124,9 @@ impl Queue for FileQueue {
             if let Err(error) = self.ring.submit() {
                 break Err(error.into());
             }
-            let more = !self.backlog.is_empty() || (started && !self.bouncing.is_empty());
+            // A burst of copies that all failed leaves nothing in flight to wake the owner for the bios behind them.
+            let awake = started || self.ring.pending() == 0;
+            let more = !self.backlog.is_empty() || (awake && !self.bouncing.is_empty());
             if more && out.len() > before {
                 // The owner has something to do, and to submit, while the disk is busy with this burst.
                 self.ring.signal();

@@ -166,7 +166,7 @@ impl FileQueue {
                 (_, Some(range)) => transfer::into_slot(&online, &bio.data.slice(at, len.into()), range),
             };
             if bio.op != Op::Read {
-                *burst += u64::from(len);
+                *burst += filled.map_or_else(|broken| broken.moved, |()| len.into());
             }
             if let Err(broken) = filled {
                 self.pool.give(slot);

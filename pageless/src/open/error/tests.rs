@@ -51,6 +51,18 @@ fn messages_name_the_argument_the_cause_and_a_remedy() {
             "truncate -s %512 '/d d/x.img'",
         ),
         (
+            "pmem:x",
+            Problem::PartMade { path: file(), size: 1536, unit: 4096 },
+            "/d d/x.img cannot be made of 1536 bytes, no multiple of 4096",
+            "size=4096; or keep the size, in a file that is not mapped: file:/d d/x.img",
+        ),
+        (
+            "file:x,size=512",
+            Problem::PartMade { path: file(), size: 512, unit: 4096 },
+            "/d d/x.img cannot be made of 512 bytes, no multiple of 4096",
+            "have it made larger: size=4096",
+        ),
+        (
             "pmem:x,size=8M",
             other_size(4 << 20, 8 << 20),
             "is 4194304 bytes (4M), smaller than the 8388608 bytes (8M) asked for",

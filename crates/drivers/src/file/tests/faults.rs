@@ -140,3 +140,26 @@ fn one_bad_bio_leaves_the_others_alone() {
     assert_eq!(statuses, [Status::Ok, Status::Gone, Status::Ok, Status::Gone, Status::Ok]);
     assert_eq!(rig.load(good), pattern(2 << 20, 0)[1 << 20..]);
 }
+
+#[test]
+fn bios_behind_a_burst_of_faults_are_not_forgotten() {
+    let file = Scratch::with(&pattern(1 << 20, 0));
+    let image = Scratch::with(&pattern(1 << 20, 5));
+    let mut rig = Rig::new(file.path());
+    let gone = rig.ram(MIB).range(1, 128 << 10).unwrap();
+    let options = FileOptions { size: None, create: false, read_only: false };
+    let mapped = rig.memory.register(Backing::file(image.path(), options).unwrap()).unwrap();
+    cut(image.path(), 124 << 10);
+    // one byte off, so that it goes through slots where there is direct I/O: one fault at once, one after a long copy
+    let late = mapped.range(1, 128 << 10).unwrap();
+    for (frames, count, wanted) in [(gone, 3, Status::Gone), (late, 3, Status::Media), (late, 9, Status::Media)] {
+        for tag in 0..count {
+            rig.queue.submit(Bio::write(Sector(tag * 256 % 2048), frames, tag)).unwrap();
+        }
+        // asleep on the event between any two polls
+        let mut done = rig.drain(usize::try_from(count).unwrap());
+        done.sort_by_key(|c| c.tag);
+        assert!(done.iter().map(|c| c.tag).eq(0..count));
+        assert!(done.iter().all(|c| c.status == wanted), "{done:?}");
+    }
+}

@@ -145,12 +145,20 @@ pub(super) struct Tmpfs(PathBuf);
 
 impl Tmpfs {
     pub(super) fn mount(size: &str) -> Option<Tmpfs> {
+        Tmpfs::of("tmpfs", &format!("size={size}"))
+    }
+
+    /// Its older sibling, which cannot punch holes, nor `fallocate` anything.
+    pub(super) fn ramfs() -> Option<Tmpfs> {
+        Tmpfs::of("ramfs", "mode=700")
+    }
+
+    fn of(kind: &str, options: &str) -> Option<Tmpfs> {
         let at = Scratch::new().path().with_extension("tmpfs");
         std::fs::create_dir(&at).unwrap();
-        let options = format!("size={size}");
         let tmpfs = Tmpfs(at);
-        if system("mount", &["-t", "tmpfs", "-o", &options, "tmpfs", tmpfs.0.to_str().unwrap()]).is_none() {
-            eprintln!("skipped: needs permission to mount a tmpfs");
+        if system("mount", &["-t", kind, "-o", options, kind, tmpfs.0.to_str().unwrap()]).is_none() {
+            eprintln!("skipped: needs permission to mount a {kind}");
             return None;
         }
         Some(tmpfs)

@@ -59,6 +59,21 @@ fn where_zeroes_cannot_be_asked_for_they_are_stored() {
 }
 
 #[test]
+fn where_nothing_can_be_freed_a_discard_frees_nothing() {
+    let Some(ramfs) = Tmpfs::ramfs() else { return };
+    let path = ramfs.path("disk");
+    std::fs::write(&path, pattern(1 << 20, 0)).unwrap();
+    let mut rig = Rig::new(&path);
+    for flags in [Flags::empty(), Flags::FUA] {
+        let done = rig.run(Bio::discard(Sector(8), 64 << 10, 0).with_flags(flags));
+        assert_eq!((done.status, done.done, done.route), (Status::Ok, 64 << 10, Route::None));
+        assert_eq!(std::fs::read(&path).unwrap(), pattern(1 << 20, 0));
+    }
+    let fast = rig.run(Bio::write_zeroes(Sector(8), 64 << 10, 0).with_flags(Flags::FAST_ONLY));
+    assert_eq!(fast.status, Status::Unsupported, "this file system has no fallocate");
+}
+
+#[test]
 fn extents_are_those_of_the_file() {
     let file = Scratch::new();
     let image = File::create(file.path()).unwrap();
