@@ -75,16 +75,6 @@ pub enum Error {
         /// The holder, where it could be found.
         pid: Option<u32>,
     },
-    /// No room for the file at its creation.
-    #[error("{path}: {wanted} bytes asked for, the file system has {free} free", path = path.display())]
-    NoSpace {
-        /// The file.
-        path: PathBuf,
-        /// Bytes asked for.
-        wanted: u64,
-        /// Bytes free.
-        free: u64,
-    },
     /// Locked memory beyond the limit.
     #[error("{wanted} bytes of locked memory needed, RLIMIT_MEMLOCK is {limit}")]
     LockedMemory {
@@ -104,7 +94,6 @@ impl Error {
     pub fn errno(&self) -> Option<Errno> {
         match self {
             Error::Sys(source) | Error::Path { source, .. } => Some(source.errno()),
-            Error::NoSpace { .. } => Some(Errno::ENOSPC),
             Error::Locked { .. } => Some(Errno::EAGAIN),
             Error::LockedMemory { .. } => Some(Errno::ENOMEM),
             _ => None,

@@ -133,15 +133,6 @@ impl Online<'_> {
         }
     }
 
-    /// The kernel answered `EFAULT` for bytes that it takes otherwise: fills what holes can be filled and says what
-    /// the bytes are. `Ok` means that it is worth trying again, once.
-    pub fn after_efault(&self, ranges: &[PhysRange], access: Access) -> Result<(), Fault> {
-        for range in ranges {
-            fault::touch(self.resolve(*range, access)?, access)?;
-        }
-        Ok(())
-    }
-
     #[inline]
     pub(crate) fn resolve(&self, range: PhysRange, access: Access) -> Result<crate::table::Resolved<'_>, Fault> {
         self.table.resolve(range, access, &self.hints[usize::from(access == Access::Write)])

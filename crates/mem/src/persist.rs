@@ -159,6 +159,13 @@ mod tests {
         assert_eq!((first.flush(), first.flush()), (Err(Fault::Media), Ok(())));
         assert_eq!((second.flush(), second.flush()), (Err(Fault::Media), Ok(())));
         assert_eq!(late.flush(), Ok(()), "who came later lost nothing");
+        region.inner().flush_errors.note();
+        assert_eq!(
+            (late.persist(0, 1), late.persist(0, 1)),
+            (Err(Fault::Media), Ok(())),
+            "FUA may be about what was lost"
+        );
+        assert_eq!((late.flush(), first.flush()), (Ok(()), Err(Fault::Media)));
     }
 
     #[test]

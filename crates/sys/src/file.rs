@@ -110,11 +110,6 @@ impl File {
         }
     }
 
-    /// Bytes the file system has allocated (`st_blocks`).
-    pub fn allocated(&self) -> Result<u64, Error> {
-        Ok(self.0.metadata().named("fstat")?.blocks() * 512)
-    }
-
     /// Device and inode numbers, the identity of a file in this boot.
     pub fn identity(&self) -> Result<(u64, u64), Error> {
         let metadata = self.0.metadata().named("fstat")?;

@@ -16,11 +16,3 @@ pub fn raise_descriptors() -> Option<u64> {
         Err(_) => limit.current,
     }
 }
-
-/// Whether this thread may lock memory beyond its limit (`CAP_IPC_LOCK`), from /proc/self/status.
-pub fn may_lock_beyond_limit() -> bool {
-    const CAP_IPC_LOCK: u32 = 14;
-    let status = std::fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
-    let caps = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    caps.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).is_some_and(|bits| bits >> CAP_IPC_LOCK & 1 == 1)
-}

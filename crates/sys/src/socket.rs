@@ -56,11 +56,6 @@ pub fn set_send_buffer(fd: BorrowedFd<'_>, bytes: usize) -> Result<(), Error> {
     rustix::net::sockopt::set_socket_send_buffer_size(fd, bytes).named("setsockopt(SO_SNDBUF)")
 }
 
-/// How many bytes the socket may hold for us (`SO_RCVBUF`).
-pub fn set_receive_buffer(fd: BorrowedFd<'_>, bytes: usize) -> Result<(), Error> {
-    rustix::net::sockopt::set_socket_recv_buffer_size(fd, bytes).named("setsockopt(SO_RCVBUF)")
-}
-
 /// Sends small replies at once (`TCP_NODELAY`).
 pub fn set_nodelay(fd: BorrowedFd<'_>) -> Result<(), Error> {
     rustix::net::sockopt::set_tcp_nodelay(fd, true).named("setsockopt(TCP_NODELAY)")

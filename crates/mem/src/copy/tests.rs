@@ -83,6 +83,7 @@ fn stores_past_the_end_stop_at_the_very_byte_and_change_no_size() {
             }
         }
     }
+    assert_eq!(region.bad_ranges(), [(FRAME_SIZE, FRAME_SIZE)], "the frame that faulted, not where the store began");
     assert_eq!(std::fs::metadata(&path).unwrap().len(), FRAME_SIZE);
     std::fs::remove_file(path).unwrap();
 }
