@@ -29,6 +29,7 @@ pub mod lock;
 pub mod memfd;
 pub mod mmap;
 pub mod pagemap;
+pub mod process;
 pub mod signal;
 pub mod socket;
 pub mod uring;

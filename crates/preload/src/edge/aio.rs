@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! libaio: the functions that fetch events. The kernel tells of memory it cannot pin in the `res` of an event; `io_submit` took
+//! the request and says nothing, so it is left alone. An event names its iocb, and that says what was asked.
+//!
+//! libaio's own are bare system calls that return `-errno`, so these are too. The names carry no version: the
+//! linker lets a definition without one answer for `LIBAIO_0.1` to `LIBAIO_0.5`.
+//!
+//! The iocb is read when its event is fetched, and the I/O is made then and there: like libaio's users everywhere, the program
+//! has to leave the iocb and the file open until then. An iocb that no longer fits its event (another `data`, an unknown operation, no
+//! memory at all) keeps its `EFAULT`.
+
+#![allow(unsafe_code, reason = "functions that C calls")]
+
+use core::ffi::c_int;
+
+use crate::bounce::{Call, Memory, Position, bounce};
+use crate::counters::{self, Counter};
+use crate::kernel::{self, Caller, Direction, Errno, number};
+use crate::layout::Segment;
+use crate::pool::{Cutting, Slot};
+
+/// `struct io_event`: what the program gave as `data`, its iocb, and two results.
+#[repr(C)]
+struct Event {
+    data: u64,
+    iocb: u64,
+    res: i64,
+    _res2: i64,
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn io_getevents(
+    context: usize,
+    least: isize,
+    most: isize,
+    events: *mut Event,
+    timeout: usize,
+) -> c_int {
+    let args = [context, least as usize, most as usize, events as usize, timeout, 0];
+    // SAFETY: the program's own arguments.
+    let got = unsafe { kernel::original(number::IO_GETEVENTS, args) };
+    // SAFETY: the kernel filled in this many events.
+    unsafe { finish(got, events) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn io_pgetevents(
+    context: usize,
+    least: isize,
+    most: isize,
+    events: *mut Event,
+    timeout: usize,
+    mask: usize,
+) -> c_int {
+    // The kernel takes the mask with its size behind it.
+    let sized = [mask, 8];
+    let args = [context, least as usize, most as usize, events as usize, timeout, (&raw const sized) as usize];
+    // SAFETY: the program's own arguments, and the pair above.
+    let got = unsafe { kernel::original(number::IO_PGETEVENTS, args) };
+    // SAFETY: the kernel filled in this many events.
+    unsafe { finish(got, events) }
+}
+
+/// Makes those requests again that ended with `EFAULT`.
+///
+/// # Safety
+/// `got` events lie at `events`.
+unsafe fn finish(got: Result<usize, Errno>, events: *mut Event) -> c_int {
+    let count = match got {
+        Ok(count) => count,
+        Err(errno) => return -errno.0,
+    };
+    for n in 0..count {
+        // SAFETY: one of those events.
+        let event = unsafe { events.add(n) };
+        // SAFETY: as above; the program owns them again, and it is in our call.
+        if unsafe { (*event).res } == -i64::from(Errno::EFAULT.0) {
+            // SAFETY: as above.
+            let event = unsafe { &mut *event };
+            retry(event);
+        }
+    }
+    c_int::try_from(count).unwrap_or(c_int::MAX)
+}
+
+#[cold]
+fn retry(event: &mut Event) {
+    // SAFETY: the program submitted this iocb, and asks for its result in the call that we are in.
+    let caller = unsafe { Caller::of_this_call() };
+    let Some(call) = call_of(event, caller) else { return };
+    match bounce(&call, caller) {
+        Some(Ok(bytes)) => {
+            event.res = i64::try_from(bytes).unwrap_or(i64::MAX);
+            counters::add(Counter::Events, 1);
+        }
+        Some(Err(errno)) => event.res = -i64::from(errno.0),
+        None => {}
+    }
+}
+
+/// What the iocb asks for.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "fields are cut out of 64-bit words, and addresses have 64 bits here"
+)]
+fn call_of(event: &Event, caller: Caller) -> Option<Call> {
+    let slot = Slot::take(0, Cutting::Allowed)?;
+    // struct iocb: data; key and rw_flags; opcode, priority and descriptor; buf; nbytes; offset; reserved; flags and resfd.
+    let [data, key_and_flags, operation, buf, len, offset, ..] =
+        slot.load_words::<8>(event.iocb as usize, caller).ok()?;
+    if data != event.data {
+        return None;
+    }
+    let (addr, len) = (buf as usize, len as usize);
+    let array = Memory::Array { addr, count: len };
+    let (direction, memory) = match operation as u16 {
+        0 => (Direction::Read, Memory::One(Segment { addr, len })),
+        1 => (Direction::Write, Memory::One(Segment { addr, len })),
+        7 => (Direction::Read, array),
+        8 => (Direction::Write, array),
+        _ => return None,
+    };
+    let position = Position::At(offset as isize);
+    Some(Call { direction, file: (operation >> 32) as i32, memory, position, flags: (key_and_flags >> 32) as i32 })
+}
