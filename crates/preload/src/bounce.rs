@@ -132,7 +132,8 @@ impl<'a> Bounce<'a> {
             Memory::Array { addr, count } => slot.load_segments(addr, count, caller).map(|()| count),
         };
         let mut bounce = Bounce { call, caller, slot, count: count.ok()?, total: 0 };
-        bounce.total = layout::total(bounce.segments())?;
+        // No call of no bytes is EFAULT: nothing to be read here means that this is a child without the slot.
+        bounce.total = layout::total(bounce.segments()).filter(|total| *total > 0)?;
         Some(bounce)
     }
 
@@ -146,7 +147,7 @@ impl<'a> Bounce<'a> {
         while done < self.total {
             let chunk = layout::chunk(self.segments(), cursor, self.slot.payload(), self.total - done);
             if chunk == 0 {
-                break;
+                return if done > 0 { Ok(done) } else { Err(Errno::EFAULT) };
             }
             let moved = match self.chunk(cursor, chunk, done) {
                 Ok(moved) => moved,
@@ -191,14 +192,18 @@ impl<'a> Bounce<'a> {
         for piece in pieces {
             let len = piece.len.min(left);
             if self.slot.empty(piece.at, piece.addr, len, self.caller) != Ok(len) {
-                if self.call.position == Position::Current {
-                    // The kernel leaves the position alone when it cannot deliver.
-                    let _ = kernel::seek_by(self.call.file, 0isize.saturating_sub_unsigned(moved));
-                }
-                return Err(Errno::EFAULT);
+                break;
             }
             left -= len;
         }
-        Ok(())
+        if left == 0 {
+            return Ok(());
+        }
+        // A child that came back here shares the position with its parent, which has moved it rightly.
+        if self.call.position == Position::Current && self.slot.is_ours() {
+            // The kernel leaves the position alone when it cannot deliver.
+            let _ = kernel::seek_by(self.call.file, 0isize.saturating_sub_unsigned(moved));
+        }
+        Err(Errno::EFAULT)
     }
 }

@@ -38,6 +38,10 @@ extern "C" fn constructor() {
         let found = unsafe { dlsym(RTLD_NEXT, name.as_ptr()) };
         next.store(found as usize, Ordering::Release);
     }
+    aio::resolve(|name| {
+        // SAFETY: a terminated name.
+        unsafe { dlsym(RTLD_NEXT, name.as_ptr()) as usize }
+    });
     // SAFETY: a terminated name; the program's threads do not run yet.
     let path = unsafe { getenv(counters::names::VARIABLE.as_ptr()) };
     if !path.is_null() {

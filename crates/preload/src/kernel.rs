@@ -233,6 +233,15 @@ pub(crate) fn advise(addr: usize, len: usize, what: InChild) -> Result<usize, Er
     unsafe { call(MADVISE, [addr, len, what as usize, 0, 0, 0]) }
 }
 
+/// Reads from a file into memory of our own.
+///
+/// # Safety
+/// `len` bytes at `addr` are ours to write.
+pub(crate) unsafe fn read_at(file: i32, offset: usize, addr: usize, len: usize) -> Result<usize, Errno> {
+    // SAFETY: passed on.
+    unsafe { call(PREAD64, [int(file), addr, len, offset, 0, 0]) }
+}
+
 /// Copies from a file to the program's memory; the count is exact.
 pub(crate) fn copy_to(file: i32, offset: usize, addr: usize, len: usize, _: Caller) -> Result<usize, Errno> {
     // SAFETY: the caller contract allows the kernel to write there.

@@ -12,8 +12,8 @@ pub(crate) const PAGE: usize = 4096;
 /// The most that one call moves (`MAX_RW_COUNT`).
 const MOST: usize = 0x7fff_f000;
 
-/// The end of what a program can have mapped; nothing above it is worth a try.
-const ADDRESSES: usize = isize::MAX as usize;
+/// The end of what a program can have mapped on any x86-64; nothing beyond it is worth a try.
+const ADDRESSES: usize = 1 << 56;
 
 /// A run of the program's memory: an iovec.
 #[derive(Debug, Copy, Clone, PartialEq, Eq)]

@@ -7,9 +7,10 @@
 //!
 //! * A vfork child runs in its parent's address space. It finds the same pool and takes slots from the same bitmap, which is
 //!   atomic, so neither gets the other's slot.
-//! * A forked child has an address space of its own. The page that says where the pool is reads as zeroes there
-//!   (`MADV_WIPEONFORK`), so the child makes its own at its first bounce and never shares a slot with its parent; the parent's
-//!   pool is not even mapped there (`MADV_DONTFORK`). [`Slot::is_ours`] covers a fork in a signal handler that interrupted a bounce.
+//! * A forked child has an address space of its own. The pages that say where the pool is, and what of it is taken, read as
+//!   zeroes there (`MADV_WIPEONFORK`), so the child makes its own at its first bounce and never shares a slot with its parent;
+//!   the parent's slots are not even mapped there (`MADV_DONTFORK`). A child that was forked by a signal handler in the middle
+//!   of a bounce, and comes back to it, finds that out before it next uses the slot ([`Slot::is_ours`]), and gets `EFAULT`.
 //!
 //! # Programs that close what they did not open
 //! Daemons do, and the number may be given to one of their files next: each time before a slot is used the descriptor is compared
@@ -34,21 +35,24 @@ const SLOT: usize = 256 << 10;
 const SLOTS: usize = 32;
 /// Slots that a call takes at most when it may be cut: 1 MiB of bytes in cache rather than more outside.
 const CUT: usize = 4;
-/// A slot starts with two arrays: the program's iovecs as they were when the call began, and the device's.
+/// With each slot go two arrays: the program's iovecs as they were when the call began, and the device's.
 const MAX_SEGMENTS: usize = 1024;
 const IOVEC: usize = 16;
 const DEVICE_IOVECS: usize = MAX_SEGMENTS * IOVEC;
-const HEADER: usize = 2 * DEVICE_IOVECS;
-/// One page before the slots holds the pool's own words.
-const POOL: usize = PAGE + SLOTS * SLOT;
+const ARRAYS: usize = 2 * DEVICE_IOVECS;
+/// The pool's own words, then the arrays of each slot.
+const OWN: usize = PAGE + SLOTS * ARRAYS;
+const POOL: usize = SLOTS * SLOT;
 const LOOKS: u32 = 1000;
 
 /// The address of the page that says where this address space's pool is; 0 before the first use.
 static HOME: AtomicUsize = AtomicUsize::new(0);
 
-/// The first words of a pool.
+/// What a pool is: the start of its own words, which read as zeroes in a forked child.
 #[repr(C)]
 struct Header {
+    /// The address of the slots; 0 in a child.
+    slots: AtomicUsize,
     file: AtomicI32,
     dev: AtomicU64,
     ino: AtomicU64,
@@ -102,7 +106,7 @@ fn space() -> usize {
     }
 }
 
-/// A pool by its address. Pools are never unmapped in the address space that they were made in.
+/// A pool by the address of its header. Pools are never unmapped in the address space that they were made in.
 #[derive(Debug, Copy, Clone, PartialEq, Eq)]
 struct Pool(usize);
 
@@ -118,21 +122,29 @@ impl Pool {
         match home.pool.compare_exchange(found, made.0, Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => Some(made),
             Err(other) => {
-                kernel::close(made.header().file.load(Ordering::Relaxed));
-                // SAFETY: nobody else knows this mapping.
-                unsafe { kernel::unmap(made.0, POOL) };
-                Some(Pool(other)).filter(|pool| pool.has_its_file())
+                made.discard();
+                Some(Pool(other)).filter(|pool| pool.0 != 0 && pool.has_its_file())
             }
         }
     }
 
+    /// Of a pool that nobody else knows.
+    fn discard(self) {
+        let header = self.header();
+        discard(header.file.load(Ordering::Relaxed), header.slots.load(Ordering::Relaxed), POOL);
+        // SAFETY: as above, and `header` is not used any more.
+        unsafe { kernel::unmap(self.0, OWN) };
+    }
+
     fn make() -> Option<Pool> {
-        let (file, stat, addr) = file_and_mapping(POOL)?;
-        if kernel::advise(addr, POOL, InChild::Nothing).is_err() {
+        let (file, stat, slots) = file_and_mapping(POOL)?;
+        let Some(own) = own_words(OWN) else {
+            discard(file, slots, POOL);
             return None;
-        }
-        let pool = Pool(addr);
+        };
+        let pool = Pool(own);
         let header = pool.header();
+        header.slots.store(slots, Ordering::Relaxed);
         header.file.store(file, Ordering::Relaxed);
         header.dev.store(stat.dev, Ordering::Relaxed);
         header.ino.store(stat.ino, Ordering::Relaxed);
@@ -140,8 +152,8 @@ impl Pool {
     }
 
     fn header(self) -> &'static Header {
-        // SAFETY: the first page of a pool, which reads as zeroes when new: valid for these atomics. It is unmapped only while
-        // nobody else knows it, or missing in a child, which does not get here ([`Slot::is_ours`], [`home`]).
+        // SAFETY: memory that `make` mapped, which reads as zeroes when new and in a child: valid for these atomics. It is
+        // unmapped only while nobody else knows it.
         unsafe { &*(self.0 as *const Header) }
     }
 
@@ -153,6 +165,8 @@ impl Pool {
 
     /// `count` adjacent slots that nobody has.
     fn take(self, count: usize) -> Option<Slot> {
+        // First, so that in a child which was forked in between nothing that follows passes for the child's.
+        let space = space();
         let taken = &self.header().taken;
         let mut seen = taken.load(Ordering::Relaxed);
         let ones = u64::MAX.checked_shr(u32::try_from(64 - count).ok()?)?;
@@ -161,10 +175,12 @@ impl Pool {
             let mask = ones << first;
             match taken.compare_exchange_weak(seen, seen | mask, Ordering::Acquire, Ordering::Relaxed) {
                 Ok(_) => {
-                    let offset = PAGE + first * SLOT;
-                    let file = self.header().file.load(Ordering::Relaxed);
-                    let (addr, len, space) = (self.0 + offset, count * SLOT, space());
-                    return Some(Slot { addr, file, offset, len, space, from: From::Pool(self, mask) });
+                    let (offset, len) = (first * SLOT, count * SLOT);
+                    let header = self.header();
+                    let addr = header.slots.load(Ordering::Relaxed) + offset;
+                    let arrays = self.0 + PAGE + first * ARRAYS;
+                    let file = header.file.load(Ordering::Relaxed);
+                    return Some(Slot { arrays, addr, file, offset, len, space, from: From::Pool(self, mask) });
                 }
                 Err(now) => seen = now,
             }
@@ -172,7 +188,7 @@ impl Pool {
     }
 }
 
-/// A memfd of this size out of the way of the program's own descriptors, and a shared mapping of it.
+/// A memfd of this size out of the way of the program's own descriptors, and a shared mapping of it that children do not have.
 fn file_and_mapping(len: usize) -> Option<(i32, Stat, usize)> {
     // Past this limit growing a file is a signal.
     if kernel::limit(kernel::FILE_SIZE) < len as u64 {
@@ -181,7 +197,31 @@ fn file_and_mapping(len: usize) -> Option<(i32, Stat, usize)> {
     let limit = usize::try_from(kernel::limit(kernel::OPEN_FILES)).unwrap_or(usize::MAX);
     let file = kernel::move_up(kernel::memfd(len).ok()?, limit.saturating_sub(16).min(1000));
     let made = kernel::stat(file).and_then(|stat| kernel::map(file, len).map(|addr| (file, stat, addr)));
-    made.inspect_err(|_| kernel::close(file)).ok()
+    let (file, stat, addr) = made.inspect_err(|_| kernel::close(file)).ok()?;
+    if kernel::advise(addr, len, InChild::Nothing).is_err() {
+        discard(file, addr, len);
+        return None;
+    }
+    Some((file, stat, addr))
+}
+
+/// Undoes [`file_and_mapping`].
+fn discard(file: i32, addr: usize, len: usize) {
+    kernel::close(file);
+    // SAFETY: callers have told nobody of this mapping, or everybody is done with it.
+    unsafe { kernel::unmap(addr, len) };
+}
+
+/// Memory for words and arrays that our own instructions touch. It is there in a forked child, as zeroes: one that comes back into the
+/// middle of a bounce may touch it before it knows.
+fn own_words(len: usize) -> Option<usize> {
+    let addr = kernel::map(-1, len).ok()?;
+    if kernel::advise(addr, len, InChild::Zeroes).is_err() {
+        // SAFETY: nobody else knows this mapping.
+        unsafe { kernel::unmap(addr, len) };
+        return None;
+    }
+    Some(addr)
 }
 
 /// Makes the pool of this process before its program runs, and may have fewer rights.
@@ -197,9 +237,12 @@ enum From {
     Kernel(Stat),
 }
 
-/// Memory for one call: two arrays of iovecs, then payload, which starts at a page.
+/// Memory for one call. Its payload starts at a page, and is touched by the kernel alone.
 #[derive(Debug)]
 pub(crate) struct Slot {
+    /// The address of two arrays of iovecs.
+    arrays: usize,
+    /// The payload: where it is mapped, and which part of which file it is.
     addr: usize,
     file: i32,
     offset: usize,
@@ -219,8 +262,7 @@ pub(crate) enum Cutting {
 impl Slot {
     /// A slot with this much payload, or where cutting is allowed with less.
     pub(crate) fn take(payload: usize, cutting: Cutting) -> Option<Slot> {
-        let len = payload.checked_add(HEADER)?;
-        let wanted = len.div_ceil(SLOT);
+        let wanted = payload.div_ceil(SLOT).max(1);
         let (most, least) = match cutting {
             Cutting::Allowed => (wanted.min(CUT), 1),
             Cutting::Forbidden => (wanted, wanted),
@@ -233,7 +275,7 @@ impl Slot {
             return Some(slot);
         }
         counters::add(Counter::Temporary, 1);
-        if let Some(slot) = Slot::make(if most == wanted { len } else { CUT * SLOT }) {
+        if let Some(slot) = Slot::make(most * SLOT) {
             return Some(slot);
         }
         counters::add(Counter::Waits, 1);
@@ -244,30 +286,33 @@ impl Slot {
     }
 
     fn make(len: usize) -> Option<Slot> {
-        let len = len.checked_next_multiple_of(PAGE)?;
+        let space = space();
         let (file, stat, addr) = file_and_mapping(len)?;
-        let slot = Slot { addr, file, offset: 0, len, space: space(), from: From::Kernel(stat) };
-        kernel::advise(addr, len, InChild::Nothing).is_ok().then_some(slot)
+        let Some(arrays) = own_words(ARRAYS) else {
+            discard(file, addr, len);
+            return None;
+        };
+        Some(Slot { arrays, addr, file, offset: 0, len, space, from: From::Kernel(stat) })
     }
 
     /// Bytes of payload.
     pub(crate) fn payload(&self) -> usize {
-        self.len - HEADER
+        self.len
     }
 
     /// Whether this is still the address space that the slot was taken in. Asked before each use: a signal handler may have
     /// forked between two of them, and its child come back here.
-    fn is_ours(&self) -> bool {
+    pub(crate) fn is_ours(&self) -> bool {
         self.space != 0 && home().is_some_and(|home| home.space.load(Ordering::Acquire) == self.space)
     }
 
-    /// Copies the program's array of iovecs here, once: what the program does to its own later changes nothing.
+    /// Copies the program's array of iovecs here, once: what the program does to its own later changes nothing. The payload is
+    /// lost, for the copy goes through it.
     pub(crate) fn load_segments(&self, addr: usize, count: usize, caller: Caller) -> Result<(), Errno> {
-        let bytes = count.min(MAX_SEGMENTS) * IOVEC;
-        if count > MAX_SEGMENTS || self.copy_from_program(0, addr, bytes, caller)? != bytes {
+        if count > MAX_SEGMENTS {
             return Err(Errno::EFAULT);
         }
-        Ok(())
+        self.load(addr, count * IOVEC, caller)
     }
 
     /// As if the program had given an array of this one.
@@ -280,12 +325,22 @@ impl Slot {
         SlotSegments { slot: self, count: count.min(MAX_SEGMENTS) }
     }
 
-    /// Copies a structure of the program to the start of the slot, and returns its words.
+    /// Copies a structure of the program here, and returns its words.
     pub(crate) fn load_words<const N: usize>(&self, addr: usize, caller: Caller) -> Result<[u64; N], Errno> {
-        if self.copy_from_program(0, addr, 8 * N, caller)? != 8 * N {
+        self.load(addr, 8 * N, caller)?;
+        Ok(core::array::from_fn(|n| self.word(8 * n)))
+    }
+
+    /// Copies the program's words to the first array. Two calls of the kernel, and no load of our own from an address of the program's.
+    fn load(&self, addr: usize, bytes: usize, caller: Caller) -> Result<(), Errno> {
+        if self.fill(0, addr, bytes, caller)? != bytes || bytes > DEVICE_IOVECS || !self.is_ours() {
             return Err(Errno::EFAULT);
         }
-        Ok(core::array::from_fn(|n| self.word(8 * n)))
+        // SAFETY: the array is that long.
+        match unsafe { kernel::read_at(self.file, self.offset, self.arrays, bytes) } {
+            Ok(read) if read == bytes => Ok(()),
+            _ => Err(Errno::EFAULT),
+        }
     }
 
     /// Makes iovec `index` of the device `len` bytes at `at` of the payload.
@@ -294,7 +349,7 @@ impl Slot {
         if !inside {
             return Err(Errno::EFAULT);
         }
-        self.set_words(DEVICE_IOVECS + index * IOVEC, Segment { addr: self.addr + HEADER + at, len })
+        self.set_words(DEVICE_IOVECS + index * IOVEC, Segment { addr: self.addr + at, len })
     }
 
     /// One call on a file with the first `count` iovecs of the device.
@@ -309,24 +364,12 @@ impl Slot {
         if count > MAX_SEGMENTS || !self.is_ours() {
             return Err(Errno::EFAULT);
         }
-        // SAFETY: the array lies in the slot, and `aim` alone writes it: each entry lies in the payload.
-        unsafe { kernel::transfer(direction, file, self.addr + DEVICE_IOVECS, count, position, flags) }
+        // SAFETY: `aim` alone writes this array: each entry lies in the payload, or is nothing in a child.
+        unsafe { kernel::transfer(direction, file, self.arrays + DEVICE_IOVECS, count, position, flags) }
     }
 
     /// Copies from the program's memory into the payload.
     pub(crate) fn fill(&self, at: usize, addr: usize, len: usize, caller: Caller) -> Result<usize, Errno> {
-        self.copy_from_program(HEADER + at, addr, len, caller)
-    }
-
-    /// Copies from the payload to the program's memory.
-    pub(crate) fn empty(&self, at: usize, addr: usize, len: usize, caller: Caller) -> Result<usize, Errno> {
-        if !self.is_ours() {
-            return Err(Errno::EFAULT);
-        }
-        kernel::copy_to(self.file, self.offset + HEADER + at, addr, len, caller)
-    }
-
-    fn copy_from_program(&self, at: usize, addr: usize, len: usize, caller: Caller) -> Result<usize, Errno> {
         let inside = at.checked_add(len).is_some_and(|end| end <= self.len);
         if !inside || !self.is_ours() {
             return Err(Errno::EFAULT);
@@ -334,22 +377,30 @@ impl Slot {
         kernel::copy_from(self.file, self.offset + at, addr, len, caller)
     }
 
+    /// Copies from the payload to the program's memory.
+    pub(crate) fn empty(&self, at: usize, addr: usize, len: usize, caller: Caller) -> Result<usize, Errno> {
+        if !self.is_ours() {
+            return Err(Errno::EFAULT);
+        }
+        kernel::copy_to(self.file, self.offset + at, addr, len, caller)
+    }
+
     fn set_words(&self, at: usize, segment: Segment) -> Result<(), Errno> {
         if !self.is_ours() {
             return Err(Errno::EFAULT);
         }
         let words = [segment.addr as u64, segment.len as u64];
-        // SAFETY: callers pass the place of an iovec in the header, aligned; the kernel reads it too, hence volatile.
-        unsafe { ((self.addr + at) as *mut [u64; 2]).write_volatile(words) };
+        // SAFETY: callers pass the place of an iovec in the arrays, aligned; the kernel reads it too, hence volatile.
+        unsafe { ((self.arrays + at) as *mut [u64; 2]).write_volatile(words) };
         Ok(())
     }
 
     fn word(&self, at: usize) -> u64 {
-        if at + 8 > HEADER || !self.is_ours() {
+        if at + 8 > ARRAYS {
             return 0;
         }
-        // SAFETY: an aligned word of the header; the kernel wrote it, hence volatile.
-        unsafe { ((self.addr + at) as *const u64).read_volatile() }
+        // SAFETY: an aligned word of the arrays; the kernel wrote it, hence volatile.
+        unsafe { ((self.arrays + at) as *const u64).read_volatile() }
     }
 }
 
@@ -368,6 +419,8 @@ impl Drop for Slot {
                 }
                 // SAFETY: made for this call, which is over.
                 unsafe { kernel::unmap(self.addr, self.len) };
+                // SAFETY: as above.
+                unsafe { kernel::unmap(self.arrays, ARRAYS) };
             }
         }
     }

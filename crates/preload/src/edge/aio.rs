@@ -2,8 +2,9 @@
 //! libaio: the functions that fetch events. The kernel tells of memory it cannot pin in the `res` of an event; `io_submit` took
 //! the request and says nothing, so it is left alone. An event names its iocb, and that says what was asked.
 //!
-//! libaio's own are bare system calls that return `-errno`, so these are too. The names carry no version: the
-//! linker lets a definition without one answer for `LIBAIO_0.1` to `LIBAIO_0.5`.
+//! libaio's own return `-errno`, so these do too. Where a program loads libaio later than us they are bare system calls, as
+//! libaio's are but for a look at the ring. The names carry no version: the linker lets a definition without one answer for
+//! `LIBAIO_0.1` to `LIBAIO_0.5`.
 //!
 //! The iocb is read when its event is fetched, and the I/O is made then and there: like libaio's users everywhere, the program
 //! has to leave the iocb and the file open until then. An iocb that no longer fits its event (another `data`, an unknown operation, no
@@ -11,7 +12,8 @@
 
 #![allow(unsafe_code, reason = "functions that C calls")]
 
-use core::ffi::c_int;
+use core::ffi::{CStr, c_int};
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::bounce::{Call, Memory, Position, bounce};
 use crate::counters::{self, Counter};
@@ -28,6 +30,24 @@ struct Event {
     _res2: i64,
 }
 
+/// libaio's own, if it was there when the constructor ran: they look into the ring before they enter the kernel.
+static NEXT: [AtomicUsize; 2] = [const { AtomicUsize::new(0) }; 2];
+
+type GetEvents = unsafe extern "C" fn(usize, isize, isize, *mut Event, usize) -> c_int;
+type PGetEvents = unsafe extern "C" fn(usize, isize, isize, *mut Event, usize, usize) -> c_int;
+
+/// Finds libaio's.
+pub(super) fn resolve(find: impl Fn(&CStr) -> usize) {
+    for (name, next) in [c"io_getevents", c"io_pgetevents"].into_iter().zip(&NEXT) {
+        next.store(find(name), Ordering::Release);
+    }
+}
+
+/// libaio's way to say it, taken apart.
+fn taken_apart(got: c_int) -> Result<usize, Errno> {
+    usize::try_from(got).map_err(|_| Errno(got.wrapping_neg()))
+}
+
 #[unsafe(no_mangle)]
 unsafe extern "C" fn io_getevents(
     context: usize,
@@ -36,9 +56,17 @@ unsafe extern "C" fn io_getevents(
     events: *mut Event,
     timeout: usize,
 ) -> c_int {
-    let args = [context, least as usize, most as usize, events as usize, timeout, 0];
-    // SAFETY: the program's own arguments.
-    let got = unsafe { kernel::original(number::IO_GETEVENTS, args) };
+    let next = NEXT[0].load(Ordering::Relaxed);
+    let got = if next == 0 {
+        let args = [context, least as usize, most as usize, events as usize, timeout, 0];
+        // SAFETY: the program's own arguments.
+        unsafe { kernel::original(number::IO_GETEVENTS, args) }
+    } else {
+        // SAFETY: the dynamic linker found this address for this name, and that is its type.
+        let next: GetEvents = unsafe { core::mem::transmute(next) };
+        // SAFETY: the program's own arguments.
+        taken_apart(unsafe { next(context, least, most, events, timeout) })
+    };
     // SAFETY: the kernel filled in this many events.
     unsafe { finish(got, events) }
 }
@@ -52,11 +80,19 @@ unsafe extern "C" fn io_pgetevents(
     timeout: usize,
     mask: usize,
 ) -> c_int {
-    // The kernel takes the mask with its size behind it.
-    let sized = [mask, 8];
-    let args = [context, least as usize, most as usize, events as usize, timeout, (&raw const sized) as usize];
-    // SAFETY: the program's own arguments, and the pair above.
-    let got = unsafe { kernel::original(number::IO_PGETEVENTS, args) };
+    let next = NEXT[1].load(Ordering::Relaxed);
+    let got = if next == 0 {
+        // The kernel takes the mask with its size behind it.
+        let sized = [mask, 8];
+        let args = [context, least as usize, most as usize, events as usize, timeout, (&raw const sized) as usize];
+        // SAFETY: the program's own arguments, and the pair above.
+        unsafe { kernel::original(number::IO_PGETEVENTS, args) }
+    } else {
+        // SAFETY: the dynamic linker found this address for this name, and that is its type.
+        let next: PGetEvents = unsafe { core::mem::transmute(next) };
+        // SAFETY: the program's own arguments.
+        taken_apart(unsafe { next(context, least, most, events, timeout, mask) })
+    };
     // SAFETY: the kernel filled in this many events.
     unsafe { finish(got, events) }
 }
