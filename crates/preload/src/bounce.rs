@@ -15,6 +15,8 @@ use crate::kernel::{self, Caller, Direction, Errno};
 use crate::layout::{self, Cursor, Piece, Segment};
 use crate::pool::{Cutting, Slot, SlotSegments};
 
+const REGULAR: u32 = 0o100_000;
+const BLOCK: u32 = 0o060_000;
 const O_DIRECT: usize = 0o40_000;
 const O_APPEND: usize = 0o2_000;
 const RWF_APPEND: i32 = 0x10;
@@ -98,16 +100,35 @@ fn again(call: &Call, caller: Caller) -> Option<Result<usize, Errno>> {
     }
 }
 
+/// Whether this is a large asynchronous request to a block device, of which the kernel says `EIO` when it means `EFAULT`; the same call
+/// made synchronously tells.
+pub(crate) fn says_eio_for_efault(call: &Call, caller: Caller) -> bool {
+    if direct_io(call.file).is_none_or(|(_, kind)| kind != BLOCK) {
+        return false;
+    }
+    let one;
+    let memory = match call.memory {
+        Memory::One(Segment { addr, len }) => {
+            one = [addr, len];
+            ((&raw const one) as usize, 1)
+        }
+        Memory::Array { addr, count } => (addr, count),
+    };
+    let Position::At(position) = call.position else { return false };
+    kernel::transfer_theirs(call.direction, call.file, memory, position, call.flags, caller) == Err(Errno::EFAULT)
+}
+
+/// The status flags of an open O_DIRECT file, and its type; `None` for a file that is none of our business.
+fn direct_io(file: i32) -> Option<(usize, u32)> {
+    const S_IFMT: u32 = 0o170_000;
+    let status = kernel::status_flags(file).ok().filter(|flags| flags & O_DIRECT != 0)?;
+    let kind = kernel::stat(file).ok()?.mode & S_IFMT;
+    (kind == REGULAR || kind == BLOCK).then_some((status, kind))
+}
+
 /// Whether the call may be cut; `None` for a file that is none of our business.
 fn cutting(call: &Call) -> Option<Cutting> {
-    const S_IFMT: u32 = 0o170_000;
-    const REGULAR: u32 = 0o100_000;
-    const BLOCK: u32 = 0o060_000;
-    let status = kernel::status_flags(call.file).ok().filter(|flags| flags & O_DIRECT != 0)?;
-    let kind = kernel::stat(call.file).ok()?.mode & S_IFMT;
-    if kind != REGULAR && kind != BLOCK {
-        return None;
-    }
+    let (status, _) = direct_io(call.file)?;
     let appends = status & O_APPEND != 0 || call.flags & (RWF_APPEND | RWF_ATOMIC) != 0;
     let whole = call.position == Position::Current || (call.direction == Direction::Write && appends);
     Some(if whole { Cutting::Forbidden } else { Cutting::Allowed })

@@ -13,6 +13,7 @@ use core::arch::asm;
 pub(crate) struct Errno(pub(crate) i32);
 
 impl Errno {
+    pub(crate) const EIO: Errno = Errno(5);
     pub(crate) const EFAULT: Errno = Errno(14);
     pub(crate) const EINVAL: Errno = Errno(22);
 }
@@ -280,6 +281,19 @@ pub(crate) unsafe fn transfer(
     // The offset is one word on 64-bit kernels; the high half is ignored.
     // SAFETY: passed on.
     unsafe { call(number, [int(file), iov, count, position as usize, 0, int(flags)]) }
+}
+
+/// `preadv2` or `pwritev2` with the program's own memory.
+pub(crate) fn transfer_theirs(
+    direction: Direction,
+    file: i32,
+    memory: (usize, usize),
+    position: isize,
+    flags: i32,
+    _: Caller,
+) -> Result<usize, Errno> {
+    // SAFETY: the caller contract allows the kernel to use what the iovecs name; it checks the array itself.
+    unsafe { transfer(direction, file, memory.0, memory.1, position, flags) }
 }
 
 /// One of the calls that we stand before, made without libc because its own is not known (yet).

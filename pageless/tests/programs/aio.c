@@ -42,8 +42,9 @@ static long one(struct iocb *iocb)
 {
     long result;
     run(&iocb, 1, &result);
+    /* A block device says EIO of memory it cannot pin when that is more than 256 pages. */
     if (result < 0)
-        errno = (int)-result;
+        errno = is_block && result == -EIO && iocb->u.c.nbytes > 1 << 20 ? EFAULT : (int)-result;
     return result < 0 ? -1 : result;
 }
 

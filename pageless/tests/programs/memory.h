@@ -98,7 +98,8 @@ static struct memory map_memory(const char *kind)
         if (fd < 0 || ftruncate(fd, (off_t)made.len))
             SKIP("memfd_secret: %s", strerror(errno));
     } else if (!strcmp(kind, "perf")) {
-        struct perf_event_attr attr = { .type = PERF_TYPE_SOFTWARE, .size = sizeof attr, .config = PERF_COUNT_SW_DUMMY };
+        struct perf_event_attr attr = { .type = PERF_TYPE_SOFTWARE, .size = sizeof attr, .config = PERF_COUNT_SW_DUMMY,
+                                        .disabled = 1 }; /* enabled, the kernel would write to the page */
         made.len = 4096;
         fd = (int)syscall(SYS_perf_event_open, &attr, 0, -1, -1, 0);
         if (fd < 0)

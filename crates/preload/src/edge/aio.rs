@@ -6,6 +6,9 @@
 //! libaio's are but for a look at the ring. The names carry no version: the linker lets a definition without one answer for
 //! `LIBAIO_0.1` to `LIBAIO_0.5`.
 //!
+//! A block device says `EIO` for a request of more than 256 pages that it could not pin. There the same call is made once more, this time
+//! synchronously, and only if that is `EFAULT` it is bounced: an error of the medium stays one.
+//!
 //! The iocb is read when its event is fetched, and the I/O is made then and there: like libaio's users everywhere, the program
 //! has to leave the iocb and the file open until then. An iocb that no longer fits its event (another `data`, an unknown operation, no
 //! memory at all) keeps its `EFAULT`.
@@ -15,7 +18,7 @@
 use core::ffi::{CStr, c_int};
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::bounce::{Call, Memory, Position, bounce};
+use crate::bounce::{Call, Memory, Position, bounce, says_eio_for_efault};
 use crate::counters::{self, Counter};
 use crate::kernel::{self, Caller, Direction, Errno, number};
 use crate::layout::Segment;
@@ -110,7 +113,8 @@ unsafe fn finish(got: Result<usize, Errno>, events: *mut Event) -> c_int {
         // SAFETY: one of those events.
         let event = unsafe { events.add(n) };
         // SAFETY: as above; the program owns them again, and it is in our call.
-        if unsafe { (*event).res } == -i64::from(Errno::EFAULT.0) {
+        let res = unsafe { (*event).res };
+        if res == -i64::from(Errno::EFAULT.0) || res == -i64::from(Errno::EIO.0) {
             // SAFETY: as above.
             let event = unsafe { &mut *event };
             retry(event);
@@ -124,6 +128,9 @@ fn retry(event: &mut Event) {
     // SAFETY: the program submitted this iocb, and asks for its result in the call that we are in.
     let caller = unsafe { Caller::of_this_call() };
     let Some(call) = call_of(event, caller) else { return };
+    if event.res == -i64::from(Errno::EIO.0) && !says_eio_for_efault(&call, caller) {
+        return;
+    }
     match bounce(&call, caller) {
         Some(Ok(bytes)) => {
             event.res = i64::try_from(bytes).unwrap_or(i64::MAX);
