@@ -29,7 +29,6 @@ impl RunError {
     pub(crate) fn code(&self) -> u8 {
         match self {
             RunError::NotFound(_) => 127,
-            RunError::CannotRun { error, .. } if error.kind() == io::ErrorKind::NotFound => 127,
             RunError::NotExecutable(_) | RunError::CannotRun { .. } => 126,
             _ => 125,
         }

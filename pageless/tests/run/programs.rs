@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! C programs beside the tests, secret memory for programs not ours, and block devices to try them on.
 
+#![allow(dead_code, reason = "each test program uses its own part of this module")]
+
 use std::process::{Command, Output, Stdio};
 
 use crate::common::{Scratch, have, note, ok, run, said};
