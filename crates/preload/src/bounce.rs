@@ -7,7 +7,9 @@
 //!   reached the medium: the file systems publish a new size only after a call that succeeded. So the second try starts at the
 //!   start: it writes the same bytes to the same place. A short count is no `EFAULT`, and stays the program's business.
 //! * **One call stays one call** where it shows: when the file's position moves, when a write appends, when it is to be atomic
-//!   (`RWF_ATOMIC`). Other calls of more than about 1 MiB are cut at multiples of the block size, and end at the first piece that is short or fails.
+//!   (`RWF_ATOMIC`). Up to [`WHOLE`], that is: beyond it another thread or process with the same position, or another appender, can
+//!   come between two pieces, and memory is not doubled. Calls at an offset are cut from about 1 MiB on. A cut is at a
+//!   multiple of the block size, and a call ends at the first piece that is short or fails.
 //! * **Errors** are the kernel's for the slot, alignment included ([`crate::layout`]); `RWF_*` flags go along.
 
 use crate::counters::{self, Counter};
@@ -21,6 +23,9 @@ const O_DIRECT: usize = 0o40_000;
 const O_APPEND: usize = 0o2_000;
 const RWF_APPEND: i32 = 0x10;
 const RWF_ATOMIC: i32 = 0x40;
+
+/// The most that is moved as one call where that shows: 64 MiB.
+const WHOLE: usize = 64 << 20;
 
 /// The memory of a call.
 #[derive(Debug, Copy, Clone)]
@@ -73,7 +78,12 @@ pub(crate) fn bounce(call: &Call, caller: Caller) -> Option<Result<usize, Errno>
 fn again(call: &Call, caller: Caller) -> Option<Result<usize, Errno>> {
     let mut cutting = cutting(call)?;
     let mut room = match call.memory {
-        Memory::One(segment) => (segment.addr % layout::PAGE).checked_add(segment.len)?,
+        Memory::One(segment) => {
+            if segment.len > WHOLE {
+                cutting = Cutting::Allowed;
+            }
+            (segment.addr % layout::PAGE).checked_add(segment.len)?
+        }
         // To be seen when the iovecs are here.
         Memory::Array { .. } => 0,
     };
@@ -81,6 +91,9 @@ fn again(call: &Call, caller: Caller) -> Option<Result<usize, Errno>> {
     let fits = |bounce: &Bounce<'_>| layout::room(bounce.segments()) <= bounce.slot.payload();
     if !fits(&bounce) {
         room = layout::room(bounce.segments());
+        if bounce.total > WHOLE {
+            cutting = Cutting::Allowed;
+        }
         if layout::chunk(bounce.segments(), Cursor::START, bounce.slot.payload(), bounce.total) == 0 {
             // Segments too many and too small to end a piece at a whole block.
             cutting = Cutting::Forbidden;

@@ -19,7 +19,9 @@ static MAPPED: AtomicUsize = AtomicUsize::new(0);
 /// Maps the file.
 pub(crate) fn attach(path: &core::ffi::CStr) {
     let Ok(file) = kernel::open(path) else { return };
-    if let Ok(addr) = kernel::map(file, names::FILE_BYTES) {
+    // A shorter file would end a count with SIGBUS.
+    let whole = kernel::stat(file).is_ok_and(|stat| stat.size == names::FILE_BYTES as u64);
+    if whole && let Ok(addr) = kernel::map(file, names::FILE_BYTES) {
         MAPPED.store(addr, Ordering::Release);
     }
     kernel::close(file);

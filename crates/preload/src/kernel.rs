@@ -109,16 +109,17 @@ pub(crate) struct Stat {
     pub(crate) dev: u64,
     pub(crate) ino: u64,
     pub(crate) mode: u32,
+    pub(crate) size: u64,
 }
 
 /// What a descriptor refers to.
 pub(crate) fn stat(file: i32) -> Result<Stat, Errno> {
-    // struct stat of x86-64: 144 bytes; st_dev, st_ino, st_nlink, then st_mode.
+    // struct stat of x86-64: 144 bytes; st_dev, st_ino, st_nlink, st_mode and st_uid, st_gid, st_rdev, st_size.
     let mut words = [0u64; 18];
     // SAFETY: the kernel fills 144 bytes, and that is the array.
     unsafe { call(FSTAT, [int(file), (&raw mut words) as usize, 0, 0, 0, 0]) }?;
-    let [dev, ino, _nlink, mode, ..] = words;
-    Ok(Stat { dev, ino, mode: (mode & 0xffff_ffff) as u32 })
+    let [dev, ino, _nlink, mode, _gid, _rdev, size, ..] = words;
+    Ok(Stat { dev, ino, mode: (mode & 0xffff_ffff) as u32, size })
 }
 
 /// The status flags of an open file.

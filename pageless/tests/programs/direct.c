@@ -215,6 +215,31 @@ static void appends(const char *kind)
         expect_file("what was there before", at_ours, len, 4, 0);
 }
 
+/* More than is moved as one: the same memory forty times, appended, and read back from the position. */
+static void huge(const char *kind)
+{
+    enum { TIMES = 40 };
+    struct iovec iov[TIMES];
+    size_t len = some(2 << 20);
+    (void)kind;
+    if (is_block)
+        SKIP("a file that grows");
+    int fd = open_direct(O_APPEND, BLOCK);
+    fill(memory.at, 4, 0, len);
+    for (int n = 0; n < TIMES; n++)
+        iov[n] = (struct iovec){ memory.at, len };
+    MOVES(writev(fd, iov, TIMES), (long)(TIMES * len));
+    MUST(file_size() == BLOCK + TIMES * len);
+    expect_file("before it", 0, BLOCK, 1, 0);
+    for (size_t n = 0; n < TIMES; n++)
+        expect_file("one of them", BLOCK + n * len, len, 4, 0);
+    MUST(lseek(fd, BLOCK, SEEK_SET) == BLOCK);
+    fill(memory.at, 5, 0, len);
+    MOVES(readv(fd, iov, TIMES), (long)(TIMES * len));
+    expect("the last", memory.at, 4, 0, len);
+    MUST(lseek(fd, 0, SEEK_CUR) == (off_t)(BLOCK + TIMES * len));
+}
+
 /* Two write the same file at once, each append one whole. */
 static void appends_together(const char *kind)
 {
@@ -299,7 +324,7 @@ static void flags(const char *kind)
 static const struct a_case cases[] = {
     { "reads", reads }, { "writes", writes }, { "large", large }, { "iovecs", iovecs }, { "many_iovecs", many_iovecs },
     { "end_of_file", end_of_file }, { "alignment", alignment }, { "appends", appends },
-    { "appends_together", appends_together }, { "half_done", half_done }, { "flags", flags }, { NULL, NULL },
+    { "appends_together", appends_together }, { "huge", huge }, { "half_done", half_done }, { "flags", flags }, { NULL, NULL },
 };
 
 int main(int argc, char **argv)
