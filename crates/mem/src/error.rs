@@ -130,7 +130,7 @@ pub struct Busy {
 /// One who has memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holder {
-    /// The thread that took it.
+    /// The thread whose reader it was taken with: the one that made the reader.
     pub thread: u32,
     /// Its name, where it still lives.
     pub name: Option<String>,
