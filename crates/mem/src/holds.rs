@@ -41,6 +41,8 @@ struct State {
     closed: Vec<(u64, u64)>,
     /// Those who wait for `freed`.
     waiting: usize,
+    /// Nothing comes back.
+    condemned: bool,
 }
 
 impl State {
@@ -120,19 +122,24 @@ impl Holds {
     /// Cuts the region at `at`, where nothing in flight is beyond, or says who is there. Returns where it ended.
     pub(crate) fn cut(&self, at: u64, deadline: Instant) -> Result<u64, Vec<Held>> {
         let _state = self.claim(at, u64::MAX, deadline)?;
-        Ok(self.end.swap(at, Ordering::AcqRel))
+        let end = self.end();
+        self.end.store(end.min(at), Ordering::Release);
+        Ok(end)
     }
 
     /// Cuts the region to nothing, whoever is there: from now on nothing can be entered.
     pub(crate) fn condemn(&self) {
-        let _state = lock(&self.state);
+        let mut state = lock(&self.state);
+        state.condemned = true;
         self.end.store(0, Ordering::Release);
     }
 
-    /// Takes a cut back.
+    /// Takes a cut back, unless all was condemned meanwhile.
     pub(crate) fn restore(&self, end: u64) {
-        let _state = lock(&self.state);
-        self.end.store(end, Ordering::Release);
+        let state = lock(&self.state);
+        if !state.condemned {
+            self.end.store(end, Ordering::Release);
+        }
     }
 
     /// Waits until nothing is in flight, or says what is.
@@ -217,7 +224,8 @@ mod tests {
         holds.restore(90);
         assert_eq!(holds.enter(held(89, 90)), Some(high), "numbers are used again");
         holds.condemn();
-        assert_eq!(holds.enter(held(0, 1)), None);
+        holds.restore(90);
+        assert_eq!((holds.end(), holds.enter(held(0, 1))), (0, None), "nothing comes back");
         assert_eq!(holds.drained(now()).unwrap_err().len(), 2);
         holds.leave(low);
         holds.leave(high);
