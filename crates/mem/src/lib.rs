@@ -39,11 +39,13 @@
 
 mod backing;
 pub mod cell;
+mod control;
 mod copy;
 mod cursor;
 mod error;
 mod extents;
 mod fault;
+mod holds;
 pub mod io;
 mod kmap;
 mod memory;
@@ -51,20 +53,24 @@ pub mod persist;
 mod pfn;
 mod pin;
 pub mod probe;
+mod range_lock;
 mod region;
+mod revoke;
 pub mod sync;
 mod table;
 
 pub use backing::{Backing, FileOptions};
+pub use control::Released;
 pub use copy::copy;
 pub use cursor::{MemReader, MemWriter};
-pub use error::{CopyError, Error, Fault};
+pub use error::{Busy, CopyError, Error, Fault, Holder};
 pub use extents::{Extent, Extents};
 pub use kmap::Kmap;
 pub use memory::{Memory, Online, Reader};
 pub use persist::Durability;
 pub use pfn::{FRAME_SIZE, FRAME_SPACE, FrameRange, Pfn, PhysRange};
 pub use pin::Inflight;
+pub use range_lock::{RangeGuard, RangeLock, Taken};
 pub use region::{MemKind, Pinned, Region};
 pub use table::RegionTable;
 
