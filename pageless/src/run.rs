@@ -55,8 +55,9 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
 /// Runs it as a child.
 fn counted(mut command: Command, program: &Program, counters: Counters, json: bool) -> Result<ExitCode, Failure> {
     command.env(counters::VARIABLE, counters.path());
-    let mut child = command.spawn().map_err(|error| RunError::CannotRun { path: program.path.clone(), error })?;
     let relay = Relay::new()?;
+    relay.spare(&mut command);
+    let mut child = command.spawn().map_err(|error| RunError::CannotRun { path: program.path.clone(), error })?;
     let status = loop {
         // Asked first: the child may have ended before its signal was ours to read.
         if let Some(status) = child.try_wait().map_err(|error| RunError::Wait { error })? {

@@ -159,8 +159,7 @@ fn fio_verifies_with_its_buffers_in_secret_memory() {
         let ours = secret.run(PAGELESS, &words);
         assert!(ours.status.success(), "{engine}: {}", said(&ours));
         let report = String::from_utf8_lossy(&ours.stderr).into_owned();
-        let line =
-            report.lines().find(|line| line.starts_with("  writes  8.0 MiB") || line.starts_with("  writes  8 MiB"));
+        let line = report.lines().find(|line| line.starts_with("  wrote   8 MiB by "));
         assert!(line.is_some(), "{engine}: fio wrote 8 MiB from secret memory: {report}");
         note(&format!("fio {engine}: {}", line.unwrap_or_default().trim()));
     }

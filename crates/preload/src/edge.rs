@@ -8,7 +8,8 @@
 #![allow(unsafe_code, reason = "functions that C calls, and that call C")]
 
 use core::ffi::{CStr, c_char, c_int, c_void};
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::hint::black_box;
+use core::sync::atomic::{AtomicPtr, Ordering};
 
 use crate::bounce::{Call, Memory, Position, bounce};
 use crate::counters::{self, Counter};
@@ -24,9 +25,6 @@ unsafe extern "C" {
     fn getenv(name: *const c_char) -> *const c_char;
 }
 
-/// The next definitions of the functions below, in the order of [`NAMES`]; 0 until the constructor ran, and where there is none.
-static NEXT: [AtomicUsize; NAMES.len()] = [const { AtomicUsize::new(0) }; NAMES.len()];
-
 #[used]
 #[unsafe(link_section = ".init_array")]
 static CONSTRUCTOR: extern "C" fn() = constructor;
@@ -36,7 +34,9 @@ extern "C" fn constructor() {
     for (name, next) in NAMES.iter().zip(&NEXT) {
         // SAFETY: a terminated name.
         let found = unsafe { dlsym(RTLD_NEXT, name.as_ptr()) };
-        next.store(found as usize, Ordering::Release);
+        if !found.is_null() {
+            next.store(found.cast(), Ordering::Release);
+        }
     }
     aio::resolve(|name| {
         // SAFETY: a terminated name.
@@ -50,18 +50,6 @@ extern "C" fn constructor() {
         counters::add(Counter::Programs, 1);
     }
     pool::prepare();
-}
-
-/// Whether a call that returned this failed with `EFAULT`.
-#[inline]
-fn is_efault(returned: isize) -> bool {
-    if returned != -1 {
-        return false;
-    }
-    // SAFETY: no argument to get wrong.
-    let location = unsafe { __errno_location() };
-    // SAFETY: libc's own, valid in every thread.
-    unsafe { location.read() == Errno::EFAULT.0 }
 }
 
 /// The result as libc returns it.
@@ -78,18 +66,26 @@ fn answer(result: Result<usize, Errno>) -> isize {
     }
 }
 
-/// What the program gets for a call that was answered with `EFAULT`.
+/// What the program gets for a call that failed.
 #[cold]
-fn after_efault(call: &Call) -> isize {
+#[inline(never)]
+fn failed(call: impl FnOnce() -> Call) -> isize {
+    // SAFETY: no argument to get wrong.
+    let location = unsafe { __errno_location() };
+    // SAFETY: libc's own, valid in every thread.
+    if unsafe { location.read() } != Errno::EFAULT.0 {
+        return -1;
+    }
     // SAFETY: made from the arguments of the function that the program called and that has not returned yet.
     let caller = unsafe { Caller::of_this_call() };
-    match bounce(call, caller) {
+    match bounce(&call(), caller) {
         Some(result) => answer(result),
+        // errno may have been used in between.
         None => answer(Err(Errno::EFAULT)),
     }
 }
 
-/// Defines functions that stand before libc's: `name(arguments) as system call(its arguments) => the call for a second try`.
+/// Defines functions that stand before libc's: `name(arguments) = system call [its arguments] => the call for a second try`.
 macro_rules! interpose {
     ($($index:literal $name:ident ($($arg:ident: $type:ty),*) = $number:ident [$($raw:expr),*] => $call:expr;)*) => {
         /// The functions, by the index of their originals.
@@ -97,24 +93,42 @@ macro_rules! interpose {
             // SAFETY: the literal ends with the only zero in it.
             unsafe { CStr::from_bytes_with_nul_unchecked(concat!(stringify!($name), "\0").as_bytes()) }
         }),*];
-        $(
-            #[unsafe(no_mangle)]
-            unsafe extern "C" fn $name($($arg: $type),*) -> isize {
-                let next = NEXT[$index].load(Ordering::Relaxed);
-                let returned = if next == 0 {
+
+        /// The next definitions of the functions: bare system calls until the constructor ran, and where there is none.
+        static NEXT: [AtomicPtr<()>; NAMES.len()] = [$(AtomicPtr::new(bare::$name as *mut ())),*];
+
+        mod bare {
+            use super::*;
+            $(
+                pub(super) unsafe extern "C" fn $name($($arg: $type),*) -> isize {
                     let mut words = [0usize; 6];
                     for (word, value) in words.iter_mut().zip([$($raw as usize),*]) {
                         *word = value;
                     }
                     // SAFETY: the program's own arguments.
                     answer(unsafe { kernel::original(number::$number, words) })
-                } else {
-                    // SAFETY: the dynamic linker found this address for this name, and that is its type.
-                    let next: unsafe extern "C" fn($($type),*) -> isize = unsafe { core::mem::transmute(next) };
-                    // SAFETY: the program's own arguments.
-                    unsafe { next($($arg),*) }
-                };
-                if is_efault(returned) { after_efault(&$call) } else { returned }
+                }
+            )*
+        }
+
+        $(
+            #[unsafe(no_mangle)]
+            unsafe extern "C" fn $name($($arg: $type),*) -> isize {
+                // Wanted again only if it fails: stored, they cost less than in registers saved and restored.
+                let kept = ($($arg,)*);
+                black_box(&kept);
+                let next = NEXT[$index].load(Ordering::Relaxed);
+                // SAFETY: the dynamic linker found this address for this name, or it is the bare one: that is its type.
+                let next: unsafe extern "C" fn($($type),*) -> isize = unsafe { core::mem::transmute(next) };
+                // SAFETY: the program's own arguments.
+                let returned = unsafe { next($($arg),*) };
+                if returned != -1 {
+                    return returned;
+                }
+                failed(|| {
+                    let ($($arg,)*) = kept;
+                    $call
+                })
             }
         )*
     };

@@ -2,7 +2,9 @@
 //! What a process does that runs another in its place: pass signals on, and end as the other ended.
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
+use std::process::Command;
 
 use crate::Error;
 use crate::error::check;
@@ -19,12 +21,20 @@ pub enum Woken {
 }
 
 /// Signals that are readable here instead of being delivered.
-#[derive(Debug)]
-pub struct Relay(OwnedFd);
+pub struct Relay {
+    fd: OwnedFd,
+    /// The mask as it was.
+    before: libc::sigset_t,
+}
+
+impl std::fmt::Debug for Relay {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Relay").field("fd", &self.fd).finish_non_exhaustive()
+    }
+}
 
 impl Relay {
-    /// Takes the signals that users send to programs, and `SIGCHLD`. Call it after the child was started: a blocked signal
-    /// stays blocked in children.
+    /// Takes the signals that users send to programs, and `SIGCHLD`. Before the child is started, so that none ends us while it runs.
     pub fn new() -> Result<Relay, Error> {
         // SAFETY: sigset_t is plain data that sigemptyset fills in.
         let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
@@ -35,8 +45,10 @@ impl Relay {
             // SAFETY: `set` is live and the signal number valid.
             unsafe { libc::sigaddset(&raw mut set, signal) };
         }
-        // SAFETY: `set` is live; the old mask is not asked for.
-        let errno = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) };
+        // SAFETY: plain data.
+        let mut before: libc::sigset_t = unsafe { std::mem::zeroed() };
+        // SAFETY: both sets are live.
+        let errno = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, &raw mut before) };
         if errno != 0 {
             return Err(Error::Call { call: "pthread_sigmask", errno: crate::Errno::from_raw(errno) });
         }
@@ -44,7 +56,22 @@ impl Relay {
         let fd = unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC) };
         check("signalfd4", fd.into())?;
         // SAFETY: the call above returned this descriptor and nobody else has it.
-        Ok(Relay(unsafe { OwnedFd::from_raw_fd(fd) }))
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        Ok(Relay { fd, before })
+    }
+
+    /// Gives a child the mask that we had: a blocked signal would stay blocked in it.
+    pub fn spare(&self, child: &mut Command) {
+        let before = self.before;
+        let restore = move || {
+            // SAFETY: the set is live; the old mask is not asked for.
+            match unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, std::ptr::null_mut()) } {
+                0 => Ok(()),
+                errno => Err(std::io::Error::from_raw_os_error(errno)),
+            }
+        };
+        // SAFETY: between fork and exec; pthread_sigmask is async-signal-safe, and nothing is allocated.
+        unsafe { child.pre_exec(restore) };
     }
 
     /// Waits for a signal.
@@ -54,7 +81,7 @@ impl Relay {
         let len = size_of::<libc::signalfd_siginfo>();
         loop {
             // SAFETY: the buffer is live and `len` bytes long.
-            let read = unsafe { libc::read(self.0.as_raw_fd(), (&raw mut info).cast(), len) };
+            let read = unsafe { libc::read(self.fd.as_raw_fd(), (&raw mut info).cast(), len) };
             match check("read(signalfd)", read as i64) {
                 Ok(_) => break,
                 Err(error) if error.errno() == crate::Errno::EINTR => {}

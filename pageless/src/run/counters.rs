@@ -75,6 +75,10 @@ impl Drop for Counters {
     }
 }
 
+fn count(n: u64, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
 /// What was counted, by the names of `--json`.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
@@ -96,17 +100,21 @@ impl fmt::Display for Report {
             writeln!(f, "pageless: the preload library was not loaded: nothing could be bounced")?;
             return Ok(());
         }
-        let plural = if programs == 1 { "" } else { "s" };
-        writeln!(f, "pageless: bounced in {programs} program{plural}")?;
-        writeln!(f, "  reads   {} ({} calls)", Human(self.read_bytes), self.reads)?;
-        writeln!(f, "  writes  {} ({} calls)", Human(self.write_bytes), self.writes)?;
-        writeln!(f, "  of these calls {} were libaio's; {} kept their EFAULT", self.libaio, self.efault_kept)?;
-        if self.own_slots > 0 {
+        writeln!(f, "pageless: bounced, in {} that the library was loaded into", count(programs, "program"))?;
+        writeln!(f, "  read    {} by {}", Human(self.read_bytes), count(self.reads, "call"))?;
+        writeln!(f, "  wrote   {} by {}", Human(self.write_bytes), count(self.writes, "call"))?;
+        if self.libaio > 0 {
+            writeln!(f, "  libaio  {} of these calls", self.libaio)?;
+        }
+        if self.efault_kept > 0 {
             writeln!(
                 f,
-                "  {} calls had to make a slot of their own, {} waited for one",
-                self.own_slots, self.slot_waits
+                "  kept    the EFAULT of {}: no O_DIRECT, no file, or no memory",
+                count(self.efault_kept, "call")
             )?;
+        }
+        if self.own_slots > 0 {
+            writeln!(f, "  slots   {} made for one call, {} waited for", self.own_slots, self.slot_waits)?;
         }
         Ok(())
     }
