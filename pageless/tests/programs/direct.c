@@ -243,11 +243,12 @@ static void huge(const char *kind)
 /* Two write the same file at once, each append one whole. */
 static void appends_together(const char *kind)
 {
-    enum { EACH = 8 };
+    enum { EACH = 16 };
     if (is_block)
         SKIP("a file that grows");
     size_t len = memory.len;
     int fd = open_direct(O_APPEND, 0);
+    volatile int *ready = mmap(NULL, BLOCK, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     (void)kind;
     pid_t child = fork();
     MUST(child >= 0);
@@ -255,6 +256,9 @@ static void appends_together(const char *kind)
     if (!child)
         memory = map_memory(kind);
     fill(memory.at, seed, 0, len);
+    __atomic_fetch_add(ready, 1, __ATOMIC_SEQ_CST);
+    while (*ready < 2)
+        usleep(10);
     for (int n = 0; n < EACH; n++)
         MOVES(write(fd, memory.at, len), (long)len);
     if (!child)
