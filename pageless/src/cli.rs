@@ -111,17 +111,17 @@ pub(crate) struct CopyArgs {
 /// Run a program whose direct I/O gets EFAULT for its memory, and make that I/O work
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The kernel is asked first, always. Where it answers EFAULT to O_DIRECT on a file or block device, the bytes go through memory that it
-does take: read, write, pread, pwrite, readv, writev, preadv, pwritev, preadv2, pwritev2, and libaio's events. All else, and a
-pointer that is no memory, is untouched. Processes that the program starts are covered too.
+The kernel is asked first, always. Where it answers EFAULT to O_DIRECT on a file or block device, the bytes go through
+memory that it does take: read, write, pread, pwrite, readv, writev, preadv, pwritev, preadv2, pwritev2, and libaio's
+events. All else, and a pointer that is no memory, is untouched. Processes that the program starts are covered too.
 
-Not covered, and said where it can be seen: static programs, Go programs, programs that use io_uring or syscall(2) themselves,
-set-user-ID programs, fio's userspace_reap. Needs LD_PRELOAD and glibc.
+Not covered, and said where it can be seen: static programs, Go programs, programs that use io_uring or syscall(2)
+themselves, set-user-ID programs, fio's userspace_reap. Needs glibc.
 
 Ends as the program ends: its exit code, or its signal. 127: no such program, 126: it cannot be executed.
 
 Examples:
-  pageless run -- fio --name=x --filename=disk.img --size=1G --direct=1 --iomem=mmapshared:/sys/bus/pci/devices/0000:00:04.0/resource2
+  pageless run -- fio job.fio        (with direct=1 and iomem=mmapshared:/sys/bus/pci/devices/0000:00:04.0/resource2)
   pageless run --stats -- python3 capture.py
   pageless run --json -- sh -c './load && ./verify'")]
 pub(crate) struct RunArgs {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `pageless run` with programs that are not ours, on memory that the kernel refuses to pin, and with C programs that do what a program
-//! may do at the wrong moment. What a case shows to work is first seen to be EFAULT without us.
+//! `pageless run` with programs that are not ours, on memory that the kernel refuses to pin, and with C programs that
+//! do what a program may do at the wrong moment. What a case shows to work is first seen to be EFAULT without us.
 
 mod common;
 

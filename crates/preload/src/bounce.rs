@@ -2,14 +2,16 @@
 //! The second try at a call that the kernel answered with `EFAULT`.
 //!
 //! # What is kept of the original
-//! * **Who is helped.** Only O_DIRECT on a regular file or a block device. Everything else, and a pointer that is no memory, keeps the `EFAULT` it got.
-//! * **Nothing twice.** A direct call that ends in `EFAULT` has left the file's size and position alone, whatever part of it had
-//!   reached the medium: the file systems publish a new size only after a call that succeeded. So the second try starts at the
-//!   start: it writes the same bytes to the same place. A short count is no `EFAULT`, and stays the program's business.
-//! * **One call stays one call** where it shows: when the file's position moves, when a write appends, when it is to be atomic
-//!   (`RWF_ATOMIC`). Up to [`WHOLE`], that is: beyond it another thread or process with the same position, or another appender, can
-//!   come between two pieces, and memory is not doubled. Calls at an offset are cut from about 1 MiB on. A cut is at a
-//!   multiple of the block size, and a call ends at the first piece that is short or fails.
+//! * **Who is helped.** Only O_DIRECT on a regular file or a block device. Everything else, and a pointer that is no
+//!   memory, keeps the `EFAULT` it got.
+//! * **Nothing twice.** A direct call that ends in `EFAULT` has left the file's size and position alone, whatever part
+//!   of it had reached the medium: the file systems publish a new size only after a call that succeeded. So the second
+//!   try starts at the start: it writes the same bytes to the same place. A short count is no `EFAULT`, and stays the
+//!   program's business.
+//! * **One call stays one call** where it shows: when the file's position moves, when a write appends, when it is to be
+//!   atomic (`RWF_ATOMIC`). Up to [`WHOLE`], that is: beyond it another thread or process with the same position, or
+//!   another appender, can come between two pieces, and memory is not doubled. Calls at an offset are cut from about 1
+//!   MiB on. A cut is at a multiple of the block size, and a call ends at the first piece that is short or fails.
 //! * **Errors** are the kernel's for the slot, alignment included ([`crate::layout`]); `RWF_*` flags go along.
 
 use crate::counters::{self, Counter};
@@ -113,8 +115,8 @@ fn again(call: &Call, caller: Caller) -> Option<Result<usize, Errno>> {
     }
 }
 
-/// Whether this is a large asynchronous request to a block device, of which the kernel says `EIO` when it means `EFAULT`; the same call
-/// made synchronously tells.
+/// Whether this is a large asynchronous request to a block device, of which the kernel says `EIO` when it means
+/// `EFAULT`; the same call made synchronously tells.
 pub(crate) fn says_eio_for_efault(call: &Call, caller: Caller) -> bool {
     if direct_io(call.file).is_none_or(|(_, kind)| kind != BLOCK) {
         return false;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What `pageless run --stats` prints: a file that `run` made, shared by every process that its program starts, so that
-//! `_exit`, `exec` and `kill -9` lose nothing. Without such a file nothing is counted. The path that never faults counts nothing.
+//! `_exit`, `exec` and `kill -9` lose nothing. Without such a file nothing is counted. The path that never faults
+//! counts nothing.
 
 #![allow(unsafe_code, reason = "the counters lie in a mapped file")]
 

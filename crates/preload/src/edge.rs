@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The C edge: the functions that programs call in the place of libc's, and the constructor.
 //!
-//! Each asks the function it stands before, libc's or whoever's is next, so that cancellation points stay cancellation points
-//! and other preloaded libraries stay in use. Only a -1 with `EFAULT` leads further. errno is written only where this library has an
-//! answer of its own that is an error.
+//! Each asks the function it stands before, libc's or whoever's is next, so that cancellation points stay cancellation
+//! points and other preloaded libraries stay in use. Only a -1 with `EFAULT` leads further. errno is written only where
+//! this library has an answer of its own that is an error.
 
 #![allow(unsafe_code, reason = "functions that C calls, and that call C")]
 

@@ -18,12 +18,14 @@ impl Errno {
     pub(crate) const EINVAL: Errno = Errno(22);
 }
 
-/// Proof that a call of the program is running, and with it that the kernel may read or write whatever memory that call names.
+/// Proof that a call of the program is running, and with it that the kernel may read or write whatever memory that call
+/// names.
 ///
 /// # Caller contract
-/// The program handed the address to the kernel itself, through the function that we stand before. We hand the same addresses to
-/// the kernel, for the same direction, and before that function returns: nothing happens to memory that the program
-/// did not ask for. The addresses are never followed by our own loads and stores, so a wrong one is `EFAULT` and not a crash.
+/// The program handed the address to the kernel itself, through the function that we stand before. We hand the same
+/// addresses to the kernel, for the same direction, and before that function returns: nothing happens to memory that
+/// the program did not ask for. The addresses are never followed by our own loads and stores, so a wrong one is
+/// `EFAULT` and not a crash.
 #[derive(Debug, Copy, Clone)]
 pub(crate) struct Caller(());
 

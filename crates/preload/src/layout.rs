@@ -2,9 +2,9 @@
 //! Where the segments of a call lie in a slot.
 //!
 //! # The kernel's verdict
-//! Each piece of a segment starts in the slot at the offset within a page that it has in the program's memory, and is a segment of its own
-//! again. So the kernel judges the alignment of addresses and lengths on the slot as it would have judged the program's
-//! buffer: what would have been `EINVAL` for ordinary memory is `EINVAL`.
+//! Each piece of a segment starts in the slot at the offset within a page that it has in the program's memory, and is a
+//! segment of its own again. So the kernel judges the alignment of addresses and lengths on the slot as it would have
+//! judged the program's buffer: what would have been `EINVAL` for ordinary memory is `EINVAL`.
 
 /// The unit in which alignment is kept: no block device asks more of an address.
 pub(crate) const PAGE: usize = 4096;
@@ -77,8 +77,8 @@ pub(crate) fn room(segments: impl Segments) -> usize {
     pieces(segments, Cursor::START, usize::MAX, MOST).last().map_or(0, |piece| piece.at + piece.len)
 }
 
-/// How many bytes from `from` on make the next chunk in a slot of `capacity` bytes. What does not hold the rest ends at a whole
-/// number of blocks, or the next chunk would start inside one; 0 when no whole block fits.
+/// How many bytes from `from` on make the next chunk in a slot of `capacity` bytes. What does not hold the rest ends at
+/// a whole number of blocks, or the next chunk would start inside one; 0 when no whole block fits.
 pub(crate) fn chunk(segments: impl Segments, from: Cursor, capacity: usize, left: usize) -> usize {
     let fits: usize = pieces(segments, from, capacity, left).map(|piece| piece.len).sum();
     // Block sizes end at 64 KiB today.

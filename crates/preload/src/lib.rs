@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The library that `pageless run` preloads: programs nobody changed do direct I/O on memory that the kernel will not pin.
+//! The library that `pageless run` preloads: programs nobody changed do direct I/O on memory that the kernel will not
+//! pin.
 //!
 //! # Words
-//! A *call* is one of the program's own: `pread`, `writev`, a libaio request. It is *bounced* when the kernel answered `EFAULT`
-//! and the bytes then went through a *slot*, memory of this library that the kernel does pin.
+//! A *call* is one of the program's own: `pread`, `writev`, a libaio request. It is *bounced* when the kernel answered
+//! `EFAULT` and the bytes then went through a *slot*, memory of this library that the kernel does pin.
 //!
 //! # Flow
 //! ```text
@@ -18,12 +19,13 @@
 //! A write goes the other way: `pwrite` from the program's memory to the slot, then `pwritev2` from the slot.
 //!
 //! # Types
-//! [`bounce::Call`] is what was asked, [`layout`] lays its segments out, [`pool::Slot`] is the memory, [`counters`] count for `--stats`.
+//! `bounce::Call` is what was asked, `layout` lays its segments out, `pool::Slot` is the memory, `counters` count for
+//! `--stats`.
 //!
 //! # Promises
-//! After the constructor: no allocation, no lock, no thread-local storage, no symbol looked up, no panic (tests look at the library
-//! for these). So the functions may be called in signal handlers and vfork children, as those they stand before.
-//! The program's memory is never touched by our own instructions, so no signal can come of it.
+//! After the constructor: no allocation, no lock, no thread-local storage, no symbol looked up, no panic (tests look at
+//! the library for these). So the functions may be called in signal handlers and vfork children, as those they stand
+//! before. The program's memory is never touched by our own instructions, so no signal can come of it.
 //!
 //! # What it is not
 //! It is no libc: programs that enter the kernel by themselves (static ones, Go's, `syscall(2)`, io_uring) go past it.

@@ -1,26 +1,27 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Slots: aligned memory that the kernel does pin, in a memfd, so that bytes move between a slot and the program's memory by
-//! `pread` and `pwrite` on that memfd with the program's pointer.
+//! Slots: aligned memory that the kernel does pin, in a memfd, so that bytes move between a slot and the program's
+//! memory by `pread` and `pwrite` on that memfd with the program's pointer.
 //!
 //! # Whose pool it is
 //! A pool belongs to an *address space*, not to a process:
 //!
-//! * A vfork child runs in its parent's address space. It finds the same pool and takes slots from the same bitmap, which is
-//!   atomic, so neither gets the other's slot.
-//! * A forked child has an address space of its own. The pages that say where the pool is, and what of it is taken, read as
-//!   zeroes there (`MADV_WIPEONFORK`), so the child makes its own at its first bounce and never shares a slot with its parent;
-//!   the parent's slots are not even mapped there (`MADV_DONTFORK`). A child that was forked by a signal handler in the middle
-//!   of a bounce, and comes back to it, finds that out before it next uses the slot ([`Slot::is_ours`]), and gets `EFAULT`.
+//! * A vfork child runs in its parent's address space. It finds the same pool and takes slots from the same bitmap,
+//!   which is atomic, so neither gets the other's slot.
+//! * A forked child has an address space of its own. The pages that say where the pool is, and what of it is taken,
+//!   read as zeroes there (`MADV_WIPEONFORK`), so the child makes its own at its first bounce and never shares a slot
+//!   with its parent; the parent's slots are not even mapped there (`MADV_DONTFORK`). A child that was forked by a
+//!   signal handler in the middle of a bounce, and comes back to it, finds that out before it next uses the slot
+//!   ([`Slot::is_ours`]), and gets `EFAULT`.
 //!
 //! # Programs that close what they did not open
-//! Daemons do, and the number may be given to one of their files next: each time before a slot is used the descriptor is compared
-//! (device, inode) with what the pool was made of. A pool that lost its descriptor is abandoned, not unmapped: another
-//! thread may be in it.
+//! Daemons do, and the number may be given to one of their files next: each time before a slot is used the descriptor
+//! is compared (device, inode) with what the pool was made of. A pool that lost its descriptor is abandoned, not
+//! unmapped: another thread may be in it.
 //!
 //! # Never blocks
-//! Taking a slot is one compare-and-swap. When all are taken (64 threads, or nested signal handlers, or a thread cancelled in the
-//! middle) a call makes a slot for itself; if the kernel refuses that too, it looks again a bounded number of times, and then the
-//! kernel's `EFAULT` stands.
+//! Taking a slot is one compare-and-swap. When all are taken (64 threads, or nested signal handlers, or a thread
+//! cancelled in the middle) a call makes a slot for itself; if the kernel refuses that too, it looks again a bounded
+//! number of times, and then the kernel's `EFAULT` stands.
 
 #![allow(unsafe_code, reason = "the pool's words and arrays lie in mappings that it makes itself")]
 
@@ -89,7 +90,8 @@ fn home() -> Option<&'static Home> {
     if at == 0 {
         return None;
     }
-    // SAFETY: a page mapped above and never unmapped, in children as well, where it reads as zeroes: valid for these atomics.
+    // SAFETY: a page mapped above and never unmapped, in children as well, where it reads as zeroes: valid for these
+    // atomics.
     Some(unsafe { &*(at as *const Home) })
 }
 
@@ -188,7 +190,8 @@ impl Pool {
     }
 }
 
-/// A memfd of this size out of the way of the program's own descriptors, and a shared mapping of it that children do not have.
+/// A memfd of this size out of the way of the program's own descriptors, and a shared mapping of it that children do
+/// not have.
 fn file_and_mapping(len: usize) -> Option<(i32, Stat, usize)> {
     // Past this limit growing a file is a signal.
     if kernel::limit(kernel::FILE_SIZE) < len as u64 {
@@ -212,8 +215,8 @@ fn discard(file: i32, addr: usize, len: usize) {
     unsafe { kernel::unmap(addr, len) };
 }
 
-/// Memory for words and arrays that our own instructions touch. It is there in a forked child, as zeroes: one that comes back into the
-/// middle of a bounce may touch it before it knows.
+/// Memory for words and arrays that our own instructions touch. It is there in a forked child, as zeroes: one that
+/// comes back into the middle of a bounce may touch it before it knows.
 fn own_words(len: usize) -> Option<usize> {
     let addr = kernel::map(-1, len).ok()?;
     if kernel::advise(addr, len, InChild::Zeroes).is_err() {
@@ -306,8 +309,8 @@ impl Slot {
         self.space != 0 && home().is_some_and(|home| home.space.load(Ordering::Acquire) == self.space)
     }
 
-    /// Copies the program's array of iovecs here, once: what the program does to its own later changes nothing. The payload is
-    /// lost, for the copy goes through it.
+    /// Copies the program's array of iovecs here, once: what the program does to its own later changes nothing. The
+    /// payload is lost, for the copy goes through it.
     pub(crate) fn load_segments(&self, addr: usize, count: usize, caller: Caller) -> Result<(), Errno> {
         if count > MAX_SEGMENTS {
             return Err(Errno::EFAULT);
@@ -331,7 +334,8 @@ impl Slot {
         Ok(core::array::from_fn(|n| self.word(8 * n)))
     }
 
-    /// Copies the program's words to the first array. Two calls of the kernel, and no load of our own from an address of the program's.
+    /// Copies the program's words to the first array. Two calls of the kernel, and no load of our own from an address
+    /// of the program's.
     fn load(&self, addr: usize, bytes: usize, caller: Caller) -> Result<(), Errno> {
         if self.fill(0, addr, bytes, caller)? != bytes || bytes > DEVICE_IOVECS || !self.is_ours() {
             return Err(Errno::EFAULT);

@@ -34,7 +34,8 @@ impl std::fmt::Debug for Relay {
 }
 
 impl Relay {
-    /// Takes the signals that users send to programs, and `SIGCHLD`. Before the child is started, so that none ends us while it runs.
+    /// Takes the signals that users send to programs, and `SIGCHLD`. Before the child is started, so that none ends us
+    /// while it runs.
     pub fn new() -> Result<Relay, Error> {
         // SAFETY: sigset_t is plain data that sigemptyset fills in.
         let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };

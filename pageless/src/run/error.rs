@@ -18,7 +18,11 @@ pub(crate) enum RunError {
     CannotRun { path: PathBuf, error: io::Error },
     #[error("cannot wait for the program: {error}")]
     Wait { error: io::Error },
-    #[error("nowhere to write the preload library to\n{}  help: set XDG_RUNTIME_DIR to a folder of yours, with no colon or space in its path, that is not mounted noexec", .0.iter().map(|line| format!("  {line}\n")).collect::<String>())]
+    #[error(
+        "nowhere to write the preload library to\n{}  help: set XDG_RUNTIME_DIR to a folder of yours, with no colon or space in its \
+         path, that is not mounted noexec",
+        .0.iter().map(|line| format!("  {line}\n")).collect::<String>()
+    )]
     NoFolder(Vec<String>),
     #[error("{}: {what}: {error}", path.display())]
     File { path: PathBuf, what: &'static str, error: io::Error },

@@ -11,8 +11,9 @@ use super::{Folder, RunError};
 /// What build.rs compiled from `crates/preload`.
 const LIBRARY: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/libpageless_preload.so"));
 
-/// The library as a file in the folder. It stays there: programs that were started with it start others with it, at any time. One that is
-/// there already is used if it is the same to the byte; two runs at once both write, and one renames last.
+/// The library as a file in the folder. It stays there: programs that were started with it start others with it, at any
+/// time. One that is there already is used if it is the same to the byte; two runs at once both write, and one renames
+/// last.
 pub(crate) fn write(folder: &Folder) -> Result<PathBuf, RunError> {
     let path = folder.file(&format!("preload-{:016x}.so", hash(LIBRARY)));
     if is_library(&path) {

@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! libaio: the functions that fetch events. The kernel tells of memory it cannot pin in the `res` of an event; `io_submit` took
-//! the request and says nothing, so it is left alone. An event names its iocb, and that says what was asked.
+//! libaio: the functions that fetch events. The kernel tells of memory it cannot pin in the `res` of an event;
+//! `io_submit` took the request and says nothing, so it is left alone. An event names its iocb, and that says what was
+//! asked.
 //!
-//! libaio's own return `-errno`, so these do too. Where a program loads libaio later than us they are bare system calls, as
-//! libaio's are but for a look at the ring. The names carry no version: the linker lets a definition without one answer for
-//! `LIBAIO_0.1` to `LIBAIO_0.5`.
+//! libaio's own return `-errno`, so these do too. Where a program loads libaio later than us they are bare system
+//! calls, as libaio's are but for a look at the ring. The names carry no version: the linker lets a definition without
+//! one answer for `LIBAIO_0.1` to `LIBAIO_0.5`.
 //!
-//! A block device says `EIO` for a request of more than 256 pages that it could not pin. There the same call is made once more, this time
-//! synchronously, and only if that is `EFAULT` it is bounced: an error of the medium stays one.
+//! A block device says `EIO` for a request of more than 256 pages that it could not pin. There the same call is made
+//! once more, this time synchronously, and only if that is `EFAULT` it is bounced: an error of the medium stays one.
 //!
-//! The iocb is read when its event is fetched, and the I/O is made then and there: like libaio's users everywhere, the program
-//! has to leave the iocb and the file open until then. An iocb that no longer fits its event (another `data`, an unknown operation, no
-//! memory at all) keeps its `EFAULT`.
+//! The iocb is read when its event is fetched, and the I/O is made then and there: like libaio's users everywhere, the
+//! program has to leave the iocb and the file open until then. An iocb that no longer fits its event (another `data`,
+//! an unknown operation, no memory at all) keeps its `EFAULT`.
 
 #![allow(unsafe_code, reason = "functions that C calls")]
 
