@@ -5,6 +5,9 @@
 )]
 //! What a region is made of: the mapping, the descriptor behind it, and what they are good for.
 
+#[cfg(feature = "pmem-io")]
+mod lent;
+
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -31,6 +34,10 @@ pub struct Backing {
     label: &'static str,
     path: Option<PathBuf>,
     store: Store,
+    /// Keeps mapped what was [lent](lent).
+    #[cfg(feature = "pmem-io")]
+    #[expect(dead_code, reason = "it is there to be dropped")]
+    lender: Option<std::sync::Arc<Mapping>>,
 }
 
 /// Where the bytes are.
@@ -135,6 +142,8 @@ impl Backing {
             label,
             path: None,
             store,
+            #[cfg(feature = "pmem-io")]
+            lender: None,
         }
     }
 

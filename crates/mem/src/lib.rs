@@ -38,6 +38,7 @@
 #![cfg_attr(test, allow(clippy::cast_possible_truncation, reason = "tests count in small numbers"))]
 
 mod backing;
+mod caps;
 pub mod cell;
 mod copy;
 mod cursor;
@@ -56,6 +57,7 @@ pub mod sync;
 mod table;
 
 pub use backing::{Backing, FileOptions};
+pub use caps::Caps;
 pub use copy::copy;
 pub use cursor::{MemReader, MemWriter};
 pub use error::{CopyError, Error, Fault};
@@ -66,7 +68,7 @@ pub use persist::Durability;
 pub use pfn::{FRAME_SIZE, FRAME_SPACE, FrameRange, Pfn, PhysRange};
 pub use pin::Inflight;
 pub use region::{MemKind, Pinned, Region};
-pub use table::RegionTable;
+pub use table::{AddrRun, RegionTable};
 
 /// What is about to be done to memory.
 #[derive(Debug, Copy, Clone, PartialEq, Eq)]

@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The table of regions: an immutable sorted snapshot, and the only doors from numbers to memory.
 
+mod by_addr;
+
 use std::cell::Cell;
 use std::sync::Arc;
 
 use crate::pfn::{FRAME_SIZE, PhysRange};
 use crate::region::Inner;
 use crate::{Access, Error, Fault};
+
+pub use by_addr::AddrRun;
 
 /// Bytes of a table that one region takes.
 pub(crate) const ENTRY_BYTES: usize = size_of::<Entry>() + size_of::<u64>() + 3 * size_of::<u32>();
