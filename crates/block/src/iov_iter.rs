@@ -31,6 +31,17 @@ pub struct UserIovec {
     pub len: usize,
 }
 
+impl UserIovec {
+    /// Whether its end is no address any more.
+    #[inline]
+    fn wraps(self) -> bool {
+        self.len > 0 && self.addr.checked_add(self.len).is_none()
+    }
+}
+
+/// The most bytes in one call: what its result can count.
+const MOST_BYTES: usize = isize::MAX.unsigned_abs();
+
 /// A cursor over a list of iovecs or of frames, at any byte alignment.
 ///
 /// It moves [forward](IovIter::advance), [back](IovIter::revert), and can be made [shorter](IovIter::truncate) for a while.
@@ -93,12 +104,14 @@ impl<'a> IovIter<'a> {
         if iovecs.len() > MAX_IOVECS {
             return Err(IovError::TooMany { count: iovecs.len() });
         }
-        let mut total = 0;
-        for (index, &UserIovec { addr, len }) in iovecs.iter().enumerate() {
-            if len > 0 && addr.checked_add(len).is_none() {
-                return Err(IovError::Wraps { index, addr, len });
-            }
-            total = sum(total, len, index)?;
+        // No way out in the loop, so that it is a few vector instructions; which one is wrong is found when one is.
+        let (mut total, mut wraps) = (0_usize, false);
+        for iovec in iovecs {
+            total = total.saturating_add(iovec.len);
+            wraps |= iovec.wraps();
+        }
+        if wraps || total > MOST_BYTES {
+            return Err(refusal(iovecs));
         }
         Ok(IovIter::new(Source::User(iovecs), total))
     }
@@ -206,12 +219,27 @@ impl<'a> IovIter<'a> {
     }
 }
 
+/// The first iovec that is wrong, of some of which one is.
+#[cold]
+fn refusal(iovecs: &[UserIovec]) -> IovError {
+    let mut before = 0;
+    for (index, iovec) in iovecs.iter().enumerate() {
+        let &UserIovec { addr, len } = iovec;
+        if iovec.wraps() {
+            return IovError::Wraps { index, addr, len };
+        }
+        match sum(before, len, index) {
+            Ok(sum) => before = sum,
+            Err(error) => return error,
+        }
+    }
+    IovError::TooLong { index: iovecs.len(), len: 0, before }
+}
+
 /// The total with one more length, where the kernel would take it.
-#[inline]
 fn sum(total: usize, len: usize, index: usize) -> Result<usize, IovError> {
-    const MOST: usize = isize::MAX.unsigned_abs();
     match total.checked_add(len) {
-        Some(sum) if sum <= MOST => Ok(sum),
+        Some(sum) if sum <= MOST_BYTES => Ok(sum),
         _ => Err(IovError::TooLong { index, len, before: total }),
     }
 }

@@ -34,11 +34,14 @@ impl ScatterList {
         ScatterList { bytes: 0, ranges: Ranges::None }
     }
 
-    /// No ranges, with room for this many.
-    pub fn with_capacity(ranges: usize) -> ScatterList {
-        match ranges {
-            0..=INLINE => ScatterList::new(),
-            more => ScatterList { bytes: 0, ranges: Ranges::Heap(Vec::with_capacity(more)) },
+    /// These ranges, of which no two neighbours touch.
+    pub(crate) fn of_joined(ranges: Vec<PhysRange>) -> ScatterList {
+        match ranges.len() {
+            0..=INLINE => ranges.into_iter().collect(),
+            _ => ScatterList {
+                bytes: ranges.iter().map(|range| u64::from(range.len())).sum(),
+                ranges: Ranges::Heap(ranges),
+            },
         }
     }
 
@@ -99,58 +102,6 @@ impl ScatterList {
                 _ => ranges.push(range),
             },
         }
-    }
-
-    /// As [`push`](ScatterList::push), unless that makes more than `most` ranges; whether it did.
-    #[inline]
-    pub fn push_within(&mut self, range: PhysRange, most: usize) -> bool {
-        let ranges = self.as_slice();
-        let fits = ranges.len() < most || ranges.last().is_some_and(|last| last.merge(range).is_some());
-        if fits {
-            self.push(range);
-        }
-        fits
-    }
-
-    /// Drops what is behind the first `bytes`.
-    pub fn truncate(&mut self, bytes: u64) {
-        while self.bytes > bytes {
-            let excess = self.bytes - bytes;
-            let Some(last) = self.last_mut() else { return };
-            let kept = u64::from(last.len()).checked_sub(excess).and_then(|left| u32::try_from(left).ok());
-            match kept.and_then(|left| last.split_at(left)) {
-                Some((head, _)) => {
-                    *last = head;
-                    self.bytes = bytes;
-                }
-                None => self.pop(),
-            }
-        }
-    }
-
-    fn last_mut(&mut self) -> Option<&mut PhysRange> {
-        match &mut self.ranges {
-            Ranges::None => None,
-            Ranges::Inline { used, array } => array[..usize::from(*used)].last_mut(),
-            Ranges::Heap(ranges) => ranges.last_mut(),
-        }
-    }
-
-    fn pop(&mut self) {
-        let popped = match &mut self.ranges {
-            Ranges::None => None,
-            Ranges::Inline { used: 1, array } => {
-                let last = array[0];
-                self.ranges = Ranges::None;
-                Some(last)
-            }
-            Ranges::Inline { used, array } => {
-                *used -= 1;
-                Some(array[usize::from(*used)])
-            }
-            Ranges::Heap(ranges) => ranges.pop(),
-        };
-        self.bytes -= popped.map_or(0, |range| u64::from(range.len()));
     }
 
     /// The part of the list from byte `offset`, at most `len` bytes long: shorter, or empty, where

@@ -129,28 +129,4 @@ proptest! {
         let all = bytes(&list);
         prop_assert_eq!(bytes_of(rest.into_iter()), &all[(skip as usize).min(all.len())..]);
     }
-    #[test]
-    fn truncating_keeps_the_bytes_before(ranges in any_ranges(), len in 0u64..9000) {
-        let mut list: ScatterList = ranges.into_iter().collect();
-        let all = bytes(&list);
-        list.truncate(len);
-        let kept = &all[..all.len().min(len as usize)];
-        prop_assert_eq!(list.len_bytes(), kept.len() as u64);
-        prop_assert_eq!(bytes(&list), kept);
-        let again: ScatterList = list.iter().collect();
-        prop_assert_eq!(again, list);
-    }
-
-    #[test]
-    fn a_full_list_takes_only_what_touches_its_end(ranges in any_ranges(), most in 1usize..12) {
-        let mut list = ScatterList::with_capacity(most);
-        for range in ranges {
-            let joins = list.as_slice().last().is_some_and(|last| last.merge(range).is_some());
-            let room = list.as_slice().len() < most;
-            let before = list.len_bytes();
-            prop_assert_eq!(list.push_within(range, most), joins || room);
-            prop_assert_eq!(list.len_bytes() > before, joins || room);
-            prop_assert!(list.as_slice().len() <= most);
-        }
-    }
 }

@@ -20,6 +20,35 @@ pub enum AddrRun {
     Gap(usize),
 }
 
+/// Entries by address.
+#[derive(Debug, Default)]
+pub(super) struct ByAddr {
+    /// First addresses: the search touches nothing else.
+    addrs: Vec<usize>,
+    entries: Vec<u32>,
+}
+
+impl ByAddr {
+    pub(super) fn of(entries: &[Entry]) -> ByAddr {
+        let mut indices: Vec<u32> = (0..).take(entries.len()).collect();
+        indices.sort_unstable_by_key(|index| entries[*index as usize].addr);
+        ByAddr { addrs: indices.iter().map(|index| entries[*index as usize].addr).collect(), entries: indices }
+    }
+
+    /// The last entry that starts at this address or before.
+    #[inline]
+    pub(super) fn at_or_below(&self, addr: usize) -> Option<u32> {
+        let after = self.addrs.partition_point(|start| *start <= addr);
+        self.entries.get(after.checked_sub(1)?).copied()
+    }
+
+    /// Where the next entry behind this address starts; the last address where there is none.
+    fn above(&self, addr: usize) -> usize {
+        let after = self.addrs.partition_point(|start| *start <= addr);
+        self.addrs.get(after).copied().unwrap_or(usize::MAX)
+    }
+}
+
 impl RegionTable {
     /// What lies at `addr`, looking at most `len` bytes ahead. `hint` is the entry of the last call.
     #[inline]
@@ -44,16 +73,14 @@ impl RegionTable {
     /// The entry that holds this address, or how far it is to the next one.
     #[inline(never)]
     fn search_addr(&self, addr: usize, hint: &Cell<u32>) -> Result<&Entry, usize> {
-        let after = self.by_addr.partition_point(|index| self.entries[*index as usize].addr <= addr);
-        if let Some(index) = after.checked_sub(1).map(|below| self.by_addr[below])
+        if let Some(index) = self.by_addr.at_or_below(addr)
             && let entry = &self.entries[index as usize]
             && entry.covers(addr)
         {
             hint.set(index);
             return Ok(entry);
         }
-        let next = self.by_addr.get(after).map_or(usize::MAX, |index| self.entries[*index as usize].addr);
-        Err(next - addr)
+        Err(self.by_addr.above(addr) - addr)
     }
 }
 
