@@ -47,7 +47,7 @@ pub use device::{BlockDevice, Completion, Queue, Refused, RefusedWhy};
 pub use error::Error;
 pub use iov_iter::{Extracted, IovError, IovIter, MAX_IOVECS, RegisterError, Release, UserIovec};
 pub use limits::Limits;
-pub use route::{Route, Why};
+pub use route::{Align, Decision, Pins, Reach, Route, RouteCounters, RouteTotals, Shape, Went, Why, decide};
 pub use sector::Sector;
 pub use sglist::{ListCursor, ScatterList};
 pub use status::Status;
