@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! [`RouteCounters`]: how many bytes went which way, and the reasons seen.
+//! [`RouteCounters`]: how many transfers and bytes went which way, and the reasons seen.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
@@ -10,7 +10,7 @@ use super::{Route, Why};
 /// Reasons remembered, at most.
 const MOST_REASONS: usize = 16;
 
-/// Requests and bytes by route. One thread counts, so that no locked instruction is needed; any thread may read.
+/// Transfers and bytes by route. One thread counts, so that no locked instruction is needed; any thread may read.
 #[derive(Debug, Default)]
 #[repr(align(128))] // a pair of cache lines: what one worker counts does not slow another one down
 pub struct RouteCounters {
@@ -22,8 +22,8 @@ pub struct RouteCounters {
 /// What went one way.
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
 pub struct Went {
-    /// Requests.
-    pub requests: u64,
+    /// How often: requests to a device, or sends from the medium itself.
+    pub transfers: u64,
     /// Their bytes.
     pub bytes: u64,
 }
@@ -46,12 +46,12 @@ pub struct RouteTotals {
 }
 
 impl RouteCounters {
-    /// Counts a request that went this way. One that moved nothing ([`Route::None`]) is none.
+    /// Counts a transfer that went this way. One that moved nothing ([`Route::None`]) is none.
     #[inline]
     pub fn count(&self, route: Route, bytes: u64) {
         let Some(at) = index(route) else { return };
-        let (requests, sum) = &self.went[at];
-        add(requests, 1);
+        let (transfers, sum) = &self.went[at];
+        add(transfers, 1);
         add(sum, bytes);
         if let Some(why) = route.why() {
             self.note(pack(at, why));
@@ -74,7 +74,7 @@ impl RouteCounters {
         let [direct, dma_buf, bounce, copy, refuse] = self
             .went
             .each_ref()
-            .map(|(requests, bytes)| Went { requests: requests.load(Relaxed), bytes: bytes.load(Relaxed) });
+            .map(|(transfers, bytes)| Went { transfers: transfers.load(Relaxed), bytes: bytes.load(Relaxed) });
         let reasons = self.reasons.iter().filter_map(|reason| unpack(reason.load(Relaxed))).collect();
         RouteTotals { direct, dma_buf, bounce, copy, refuse, reasons }
     }
@@ -90,7 +90,7 @@ impl RouteTotals {
             (&mut self.copy, other.copy),
             (&mut self.refuse, other.refuse),
         ] {
-            to.requests += from.requests;
+            to.transfers += from.transfers;
             to.bytes += from.bytes;
         }
         for reason in &other.reasons {
@@ -195,7 +195,7 @@ mod tests {
         ] {
             counters.count(route, bytes);
         }
-        let went = |requests, bytes| Went { requests, bytes };
+        let went = |transfers, bytes| Went { transfers, bytes };
         let totals = RouteTotals {
             direct: went(1, 10),
             dma_buf: went(1, 7),
@@ -223,6 +223,6 @@ mod tests {
         let counters = RouteCounters::default();
         all.iter().chain(&all).for_each(|route| counters.count(*route, 1));
         assert_eq!(counters.totals().reasons, all[..MOST_REASONS]);
-        assert_eq!(counters.totals().refuse.requests, 16);
+        assert_eq!(counters.totals().refuse.transfers, 16);
     }
 }
