@@ -87,7 +87,7 @@ impl RegionTable {
 impl Entry {
     #[inline]
     fn covers(&self, addr: usize) -> bool {
-        addr.wrapping_sub(self.addr) as u64 <= self.len.wrapping_sub(1)
+        (addr.wrapping_sub(self.addr) as u64) < self.len
     }
 }
 
