@@ -124,8 +124,10 @@ fn a_region_revoked_between_extraction_and_submit_is_gone() {
     let mut iter = IovIter::user(&iovecs).unwrap();
     let (list, _) = iter.extract(&reader.online(), &Limits::default(), Access::Write).unwrap().into_parts();
     drop(reader.online().pin(list.as_slice(), Access::Write).unwrap());
-    drop(arena.regions.pop());
+    let (_, last) = arena.regions.pop().unwrap();
+    drop(last.revoke(std::time::Duration::from_secs(10)).unwrap());
     assert_eq!(reader.online().pin(list.as_slice(), Access::Write).unwrap_err(), Fault::Gone);
+    drop(last);
     // Registered anew, the same addresses are other frames: the old list does not reach them.
     let again = arena.register(FRAME, FRAME, true).unwrap();
     assert_eq!(reader.online().pin(list.as_slice(), Access::Write).unwrap_err(), Fault::Gone);
@@ -261,6 +263,34 @@ fn nothing_is_registered_that_the_request_has_no_room_for() {
     for limits in [Limits { max_segments: 1, ..Limits::default() }, bytes(512)] {
         let extracted = iter.extract_or_register(&mut reader, &limits, Access::Read, arena.registrar()).unwrap();
         assert_eq!((extracted.list().len_bytes(), arena.memory.regions()), (512, 1));
+    }
+    // Two that touch, in different frames, are one range: there is room for both.
+    let iovecs = [arena.iovec(4096, 4096), arena.iovec(8192, 4096)];
+    let one = Limits { max_segments: 1, ..Limits::default() };
+    let mut iter = IovIter::user(&iovecs).unwrap();
+    let extracted = iter.extract_or_register(&mut reader, &one, Access::Read, arena.registrar()).unwrap();
+    assert_eq!((extracted.list().len_bytes(), extracted.list().as_slice().len()), (8192, 1));
+}
+
+#[test]
+fn a_part_is_released_by_its_own_region_in_whatever_order_they_were_made() {
+    let arena = Arena::new(&[(3, Part::Nobodys)]);
+    let iovecs = [arena.iovec(0, 512), arena.iovec(8192, 512)];
+    let mut made: Vec<Region> = Vec::new();
+    let extracted = IovIter::user(&iovecs)
+        .unwrap()
+        .extract_or_register(&mut arena.reader(), &Limits::default(), Access::Read, |_| {
+            if made.is_empty() {
+                made = [0, 8192].map(|offset| arena.register(offset, FRAME, true).unwrap()).into();
+                made.swap(0, 1);
+                return Ok::<_, ()>(made[0].clone());
+            }
+            Ok(made[1].clone())
+        })
+        .unwrap();
+    for range in extracted.list() {
+        let Release::Unregister(region) = extracted.release(range) else { panic!("{range:?}") };
+        assert_eq!(region.frames().start(), range.pfn());
     }
 }
 
