@@ -41,6 +41,8 @@ mod backing;
 pub mod cell;
 mod copy;
 mod cursor;
+#[cfg(feature = "pmem-io")]
+mod device;
 mod error;
 mod extents;
 mod fault;
