@@ -3,6 +3,8 @@
 
 #[cfg(feature = "pmem-io")]
 mod page_less;
+#[cfg(feature = "testing")]
+mod testing;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};

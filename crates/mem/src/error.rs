@@ -75,6 +75,18 @@ pub enum Error {
         /// The holder, where it could be found.
         pid: Option<u32>,
     },
+    /// Private memory that children inherit.
+    #[error(
+        "addresses {addr:#x}..{end:#x} are private at {at:#x} and a fork would copy them: map them shared, or use MADV_DONTFORK"
+    )]
+    Inheritable {
+        /// First address asked for.
+        addr: usize,
+        /// Past the last.
+        end: usize,
+        /// The first of them that would be copied.
+        at: usize,
+    },
     /// A PCI function that is bound to VFIO could not be had from it.
     #[error("{function} in {group}: {source}", group = group_named(*group))]
     Vfio {

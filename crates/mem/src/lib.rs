@@ -56,6 +56,8 @@ pub mod probe;
 mod region;
 pub mod sync;
 mod table;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use backing::{Backing, FileOptions};
 pub use copy::copy;

@@ -167,8 +167,13 @@ mod tests {
     #[test]
     fn addresses_are_registered_once_and_found_by_address() {
         let memory = Memory::new().unwrap();
-        let region = memory.register(Backing::anon(4 * FRAME_SIZE).unwrap()).unwrap();
-        let addr = region.inner().addr();
+        // A frame on either side is mapped too, and as children do not see it.
+        let around = pageless_sys::mmap::Mapping::anonymous(6 * FRAME_SIZE).unwrap();
+        let addr = around.addr() + 4096;
+        let inheritable = foreign(addr, FRAME_SIZE);
+        assert!(matches!(inheritable, Err(Error::Inheritable { at, .. }) if at == addr), "{inheritable:?}");
+        around.dont_fork().unwrap();
+        let region = memory.register(foreign(addr, 4 * FRAME_SIZE).unwrap()).unwrap();
         for (start, frames) in [(addr, 1), (addr + 3 * 4096, 1), (addr - 4096, 2), (addr - 4096, 6)] {
             let overlapping = memory.register(foreign(start, frames * FRAME_SIZE).unwrap());
             assert!(matches!(overlapping, Err(Error::Overlap { other, .. }) if other == addr), "{overlapping:?}");

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use pageless_sys::file::{File, FileType, OpenOptions};
 use pageless_sys::mmap::{Mapping, Protection};
-use pageless_sys::{Errno, dmabuf, memfd, pci, vfio};
+use pageless_sys::{Errno, dmabuf, memfd, pagemap, pci, vfio};
 
 use super::{Backing, Store, frames_of, multiple};
 use crate::Error;
@@ -129,13 +129,20 @@ impl Backing {
 
     /// Addresses that something else in this process mapped.
     ///
+    /// # Errors
+    /// [`Error::Inheritable`] where a fork would give the child a copy of them: of parent and child one would lose what the
+    /// kernel stores there for an I/O that was under way.
+    ///
     /// # Safety
     /// `addr..addr + len` stays mapped, shared or not inherited by children, until the region, every table that knew it
     /// and every I/O on it are gone, and no Rust reference to its bytes exists in that time. Its bytes may fault.
     pub unsafe fn foreign(addr: usize, len: u64, writable: bool) -> Result<Backing, Error> {
         multiple("address", addr as u64, FRAME_SIZE)?;
         let end = usize::try_from(frames_of("size", len)?).ok().and_then(|len| addr.checked_add(len));
-        end.ok_or(Error::Sys(pageless_sys::Error::TooLarge { call: "register", value: len }))?;
+        let end = end.ok_or(Error::Sys(pageless_sys::Error::TooLarge { call: "register", value: len }))?;
+        if let Some(at) = pagemap::copied_at_fork(addr, end)? {
+            return Err(Error::Inheritable { addr, end, at });
+        }
         let backing = Backing::new(MemKind::Foreign, "foreign", len, Store::Foreign(addr));
         Ok(Backing { writable, ..backing })
     }
