@@ -218,6 +218,20 @@ impl Backing {
         self.file_behind().map_or(Ok(()), |file| file.sync_data().map_err(|error| error.errno()))
     }
 
+    /// Gives up the memory from byte `from` on; all of it, and the file, from 0 on. Nobody may have an address of it.
+    pub(crate) fn seal(&self, from: u64) -> Result<(), pageless_sys::Error> {
+        let start = usize::try_from(from).unwrap_or(usize::MAX);
+        match &self.store {
+            Store::Anonymous(mapping) => mapping.seal(start),
+            Store::File { mapping, file } => {
+                mapping.seal(start)?;
+                if from == 0 { file.retire() } else { Ok(()) }
+            }
+            #[cfg(feature = "pmem-io")]
+            Store::Foreign(_) => Ok(()), // its owner's, who learns that it is free
+        }
+    }
+
     pub(crate) fn metadata_bytes(&self) -> usize {
         self.path.as_ref().map_or(0, |path| path.as_os_str().len())
     }

@@ -39,6 +39,7 @@
 
 mod backing;
 pub mod cell;
+mod control;
 mod copy;
 mod cursor;
 #[cfg(feature = "pmem-io")]
@@ -46,6 +47,7 @@ mod device;
 mod error;
 mod extents;
 mod fault;
+mod holds;
 pub mod io;
 mod kmap;
 mod memory;
@@ -53,22 +55,26 @@ pub mod persist;
 mod pfn;
 mod pin;
 pub mod probe;
+mod range_lock;
 mod region;
+mod revoke;
 pub mod sync;
 mod table;
 #[cfg(feature = "testing")]
 pub mod testing;
 
 pub use backing::{Backing, FileOptions};
+pub use control::Released;
 pub use copy::copy;
 pub use cursor::{MemReader, MemWriter};
-pub use error::{CopyError, Error, Fault};
+pub use error::{Busy, CopyError, Error, Fault, Holder};
 pub use extents::{Extent, Extents};
 pub use kmap::Kmap;
 pub use memory::{Memory, Online, Reader};
 pub use persist::Durability;
 pub use pfn::{FRAME_SIZE, FRAME_SPACE, FrameRange, Pfn, PhysRange};
 pub use pin::Inflight;
+pub use range_lock::{RangeGuard, RangeLock, Taken};
 pub use region::{MemKind, Pinned, Region};
 pub use table::RegionTable;
 

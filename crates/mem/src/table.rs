@@ -111,26 +111,22 @@ impl RegionTable {
                 return Err(Error::Overlap { addr, end, other: other.addr, other_end });
             }
         }
-        let entry = Entry {
-            start: region.frames.start().number() * FRAME_SIZE,
-            len: region.len(),
-            #[cfg(feature = "pmem-io")]
-            plain: if region.backing.device().is_some() { 0 } else { region.len() },
-            #[cfg(not(feature = "pmem-io"))]
-            plain: region.len(),
-            addr,
-            writable: region.backing.writable(),
-            region,
-        };
-        let at = self.starts.partition_point(|start| *start < entry.start);
-        let mut entries = self.entries.clone();
-        entries.insert(at, entry);
-        Ok(RegionTable::of(entries))
+        Ok(RegionTable::of(insert(self.entries.clone(), region)))
+    }
+
+    /// A table with what there is of this region now.
+    pub(crate) fn refreshed(&self, region: &Arc<Inner>) -> RegionTable {
+        let others = self.others(region);
+        RegionTable::of(if region.len() == 0 { others } else { insert(others, Arc::clone(region)) })
     }
 
     /// A table without this region.
     pub(crate) fn without(&self, region: &Arc<Inner>) -> RegionTable {
-        RegionTable::of(self.entries.iter().filter(|entry| !Arc::ptr_eq(&entry.region, region)).cloned().collect())
+        RegionTable::of(self.others(region))
+    }
+
+    fn others(&self, region: &Arc<Inner>) -> Vec<Entry> {
+        self.entries.iter().filter(|entry| !Arc::ptr_eq(&entry.region, region)).cloned().collect()
     }
 
     fn of(entries: Vec<Entry>) -> RegionTable {
@@ -206,6 +202,23 @@ impl RegionTable {
         let len = u32::try_from(len).ok().filter(|len| *len > 0)?;
         (end <= entry.len).then(|| PhysRange::at(entry.start + offset, len))
     }
+}
+
+fn insert(mut entries: Vec<Entry>, region: Arc<Inner>) -> Vec<Entry> {
+    let entry = Entry {
+        start: region.frames.start().number() * FRAME_SIZE,
+        len: region.len(),
+        #[cfg(feature = "pmem-io")]
+        plain: if region.backing.device().is_some() { 0 } else { region.len() },
+        #[cfg(not(feature = "pmem-io"))]
+        plain: region.len(),
+        addr: region.addr(),
+        writable: region.backing.writable(),
+        region,
+    };
+    let at = entries.partition_point(|other| other.start < entry.start);
+    entries.insert(at, entry);
+    entries
 }
 
 impl Entry {
