@@ -225,6 +225,8 @@ impl Backing {
             Store::Anonymous(mapping) => mapping.seal(start),
             Store::File { mapping, file } => {
                 mapping.seal(start)?;
+                #[cfg(feature = "pmem-io")]
+                self.device.iter().filter(|_| from == 0).for_each(Device::retire);
                 if from == 0 { file.retire() } else { Ok(()) }
             }
             #[cfg(feature = "pmem-io")]
