@@ -43,6 +43,8 @@ pub mod cell;
 mod control;
 mod copy;
 mod cursor;
+#[cfg(feature = "pmem-io")]
+mod device;
 mod error;
 mod extents;
 mod fault;
@@ -59,6 +61,8 @@ mod region;
 mod revoke;
 pub mod sync;
 mod table;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use backing::{Backing, FileOptions};
 pub use caps::Caps;

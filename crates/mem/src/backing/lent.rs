@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
+#![allow(unsafe_code, reason = "vouches for addresses of a mapping that it keeps")]
 //! Parts of a mapping that somebody else made and keeps a share of.
 
 use std::sync::Arc;
