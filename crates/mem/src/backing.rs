@@ -2,6 +2,8 @@
 //! What a region is made of: the mapping, the descriptor behind it, and what they are good for.
 
 #[cfg(feature = "pmem-io")]
+mod lent;
+#[cfg(feature = "pmem-io")]
 mod page_less;
 #[cfg(feature = "testing")]
 mod testing;
@@ -36,6 +38,10 @@ pub struct Backing {
     store: Store,
     #[cfg(feature = "pmem-io")]
     device: Option<Device>,
+    /// Keeps mapped what was [lent](lent).
+    #[cfg(feature = "pmem-io")]
+    #[expect(dead_code, reason = "it is there to be dropped")]
+    lender: Option<std::sync::Arc<Mapping>>,
 }
 
 /// Where the bytes are.
@@ -142,6 +148,8 @@ impl Backing {
             store,
             #[cfg(feature = "pmem-io")]
             device: None,
+            #[cfg(feature = "pmem-io")]
+            lender: None,
         }
     }
 

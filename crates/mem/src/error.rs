@@ -48,6 +48,16 @@ pub enum Error {
         /// Past its last.
         other_end: usize,
     },
+    /// More of a mapping than there is.
+    #[error("{len} bytes at {offset} asked for of a mapping of {mapped} bytes")]
+    OutOfMapping {
+        /// Where they would start in it.
+        offset: u64,
+        /// Bytes asked for.
+        len: u64,
+        /// Bytes mapped.
+        mapped: u64,
+    },
     /// More frames than the frame space has left.
     #[error("{frames} frames asked for, {left} are left in the frame space")]
     FrameSpace {

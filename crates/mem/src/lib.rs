@@ -38,6 +38,7 @@
 #![cfg_attr(test, allow(clippy::cast_possible_truncation, reason = "tests count in small numbers"))]
 
 mod backing;
+mod caps;
 pub mod cell;
 mod control;
 mod copy;
@@ -64,6 +65,7 @@ mod table;
 pub mod testing;
 
 pub use backing::{Backing, FileOptions};
+pub use caps::Caps;
 pub use control::Released;
 pub use copy::copy;
 pub use cursor::{MemReader, MemWriter};
@@ -76,7 +78,7 @@ pub use pfn::{FRAME_SIZE, FRAME_SPACE, FrameRange, Pfn, PhysRange};
 pub use pin::Inflight;
 pub use range_lock::{RangeGuard, RangeLock, Taken};
 pub use region::{MemKind, Pinned, Region};
-pub use table::RegionTable;
+pub use table::{AddrRun, RegionTable};
 
 /// What is about to be done to memory.
 #[derive(Debug, Copy, Clone, PartialEq, Eq)]

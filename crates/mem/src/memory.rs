@@ -11,7 +11,7 @@ use crate::pfn::{FRAME_SIZE, FrameRange, PhysRange};
 use crate::pin::{self, Inflight};
 use crate::region::{Inner, Pinned, Region};
 use crate::sync::{self, Published};
-use crate::table::{Hints, RegionTable};
+use crate::table::{AddrRun, Hints, RegionTable};
 use crate::{Access, Error, Fault, Kmap, fault};
 
 /// How long dropping a region waits for others to leave their sections.
@@ -149,6 +149,13 @@ impl Online<'_> {
     /// Where these addresses of the process lie in the frame space, if in one region.
     pub fn resolve_addr(&self, addr: usize, len: usize) -> Option<PhysRange> {
         self.table.resolve_addr(addr, len)
+    }
+
+    /// What lies at an address of the process, looking at most `len` bytes ahead. `access` is what will be done with it:
+    /// it picks the last hit to start from, and checks nothing.
+    #[inline]
+    pub fn run_at(&self, addr: usize, len: usize, access: Access) -> AddrRun {
+        self.table.run_at(addr, len, self.hints.last(access))
     }
 
     /// What is known of short pins of the region of this range.

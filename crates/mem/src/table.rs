@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The table of regions: an immutable sorted snapshot, and the only doors from numbers to memory.
 
+mod by_addr;
+
 use std::cell::Cell;
 use std::sync::Arc;
 
@@ -8,8 +10,11 @@ use crate::pfn::{FRAME_SIZE, PhysRange};
 use crate::region::Inner;
 use crate::{Access, Error, Fault};
 
+pub use by_addr::AddrRun;
+use by_addr::ByAddr;
+
 /// Bytes of a table that one region takes.
-pub(crate) const ENTRY_BYTES: usize = size_of::<Entry>() + size_of::<u64>() + 3 * size_of::<u32>();
+pub(crate) const ENTRY_BYTES: usize = size_of::<Entry>() + 2 * size_of::<u64>() + 3 * size_of::<u32>();
 
 /// What the data path needs of a region, in one cache line.
 #[derive(Debug, Clone)]
@@ -49,7 +54,7 @@ pub(crate) struct Hints {
 
 impl Hints {
     #[inline]
-    fn last(&self, access: Access) -> &Cell<u32> {
+    pub(crate) fn last(&self, access: Access) -> &Cell<u32> {
         &self.last[usize::from(access == Access::Write)]
     }
 }
@@ -95,17 +100,15 @@ pub struct RegionTable {
     starts: Vec<u64>,
     directory: Directory,
     entries: Vec<Entry>,
-    /// Entries by address.
-    by_addr: Vec<u32>,
+    by_addr: ByAddr,
 }
 
 impl RegionTable {
     /// A table with one more region.
     pub(crate) fn with(&self, region: Arc<Inner>) -> Result<RegionTable, Error> {
         let (addr, end) = (region.addr(), region.addr() + usize::try_from(region.len()).unwrap_or(usize::MAX));
-        let near = self.by_addr.partition_point(|index| self.entries[*index as usize].addr < end);
-        if let Some(below) = near.checked_sub(1) {
-            let other = &self.entries[self.by_addr[below] as usize];
+        if let Some(other) = end.checked_sub(1).and_then(|last| self.by_addr.at_or_below(last)) {
+            let other = &self.entries[other as usize];
             let other_end = other.addr + usize::try_from(other.len).unwrap_or(usize::MAX);
             if addr < other_end {
                 return Err(Error::Overlap { addr, end, other: other.addr, other_end });
@@ -130,10 +133,8 @@ impl RegionTable {
     }
 
     fn of(entries: Vec<Entry>) -> RegionTable {
-        let mut by_addr: Vec<u32> = (0..).take(entries.len()).collect();
-        by_addr.sort_unstable_by_key(|index| entries[*index as usize].addr);
         let starts: Vec<u64> = entries.iter().map(|entry| entry.start).collect();
-        RegionTable { directory: Directory::of(&starts), starts, entries, by_addr }
+        RegionTable { directory: Directory::of(&starts), by_addr: ByAddr::of(&entries), starts, entries }
     }
 
     /// Regions in the table.
@@ -195,8 +196,7 @@ impl RegionTable {
 
     /// The frames behind addresses of this process, where they all lie in one region.
     pub(crate) fn resolve_addr(&self, addr: usize, len: usize) -> Option<PhysRange> {
-        let after = self.by_addr.partition_point(|index| self.entries[*index as usize].addr <= addr);
-        let entry = &self.entries[self.by_addr[after.checked_sub(1)?] as usize];
+        let entry = &self.entries[self.by_addr.at_or_below(addr)? as usize];
         let offset = (addr - entry.addr) as u64;
         let end = offset.checked_add(len as u64)?;
         let len = u32::try_from(len).ok().filter(|len| *len > 0)?;
