@@ -59,7 +59,7 @@ mod revoke;
 pub mod sync;
 mod table;
 
-pub use backing::{Backing, FileOptions};
+pub use backing::{Backing, FileOptions, FilePart};
 pub use control::Released;
 pub use copy::copy;
 pub use cursor::{MemReader, MemWriter};
