@@ -37,8 +37,9 @@
 //! [`Busy`](DaxError::Busy), which says who has them, and have changed nothing. What the file system refuses changes nothing
 //! either. Frames that were cut off stay dead: where the file grows again it has new ones.
 //!
-//! While a change is under way a lease waits for its outcome, so ask a lease before taking frames in flight and never while
-//! online. Who uses frames that it was told earlier may get `Gone` from a change that is then taken back; a lease tells.
+//! While a truncation, a collapse or a close is under way a lease names nothing new ([`Status::Aborted`]), so that what is in
+//! flight can end: do that, [`wait`](Lease::wait), and ask again. Who uses frames that it was told earlier may get `Gone` from
+//! a change that is then taken back; a lease tells.
 //!
 //! # Metadata
 //! A file has as many parts as it was grown in steps, less those that fit the room mapped beyond the last one (as much as the
@@ -56,6 +57,7 @@ mod lease;
 mod open;
 mod segment;
 mod transfer;
+mod turn;
 
 pub use direct_file::DirectFile;
 pub use error::DaxError;
@@ -69,11 +71,12 @@ use pageless_block::{Op, Status};
 use pageless_mem::persist::{self, Durability};
 use pageless_mem::{Access, Memory, RangeGuard, RangeLock};
 use pageless_sys::file::File;
-use segment::{Segment, Segments};
+use segment::Segment;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
+use turn::Turn;
 
 /// A mapped file.
 #[derive(Debug)]
@@ -93,10 +96,12 @@ struct Shared {
     /// Held by who changes the file, and by who asks for it.
     ranges: RangeLock,
     errors: FlushErrors,
+    /// Whose turn it is.
+    turn: Turn,
     state: RwLock<State>,
 }
 
-/// What a change changes. Written only by who holds the range that it changes.
+/// What a change changes, at a moment when nothing that it takes is in flight. Never held while waiting.
 #[derive(Debug)]
 struct State {
     /// Holds the lock; `None` once it is closed.
@@ -112,13 +117,8 @@ impl State {
 }
 
 impl Shared {
-    /// Waits for the end of a change that is under way.
     fn state(&self) -> RwLockReadGuard<'_, State> {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn segments<'s>(&'s self, state: &'s State) -> Segments<'s> {
-        Segments { all: &state.segments, path: &self.path }
     }
 
     fn closed(&self) -> DaxError {

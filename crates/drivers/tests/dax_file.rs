@@ -135,7 +135,7 @@ fn a_truncation_waits_for_io_and_then_fails_busy_and_changes_nothing() {
         // A window is waited for too, by what takes frames away.
         let frames = lease.frames(0, 1).unwrap();
         let online = reader.online();
-        let window = online.kmap(frames.as_slice()[0], Access::Read).unwrap();
+        let _window = online.kmap(frames.as_slice()[0], Access::Read).unwrap();
         let error = file.truncate(100, SHORT).unwrap_err();
         assert!(error.to_string().contains("has windows open"), "{error}");
         drop(online);

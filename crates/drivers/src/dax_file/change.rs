@@ -19,18 +19,15 @@ impl DaxFile {
         let what = "truncate";
         let shared = &*self.shared;
         let change = shared.begin(what, len, u64::MAX, patience)?;
-        let mut state = shared.changing();
-        shared.check(what, 0, len, state.len)?;
-        let file = shared.file(&state)?;
+        shared.check(what, 0, len, self.size())?;
         shared
-            .segments(&state)
-            .cut(len, change.deadline, &mut || shared.call(file.truncate(len)))
-            .map_err(|error| shared.refused(what, error))?;
-        state.len = len;
-        let dead = state.bury();
-        drop(state);
-        drop(dead);
-        Ok(())
+            .cut(len, change.deadline, |state| {
+                shared.call(state.file()?.truncate(len))?;
+                state.len = len;
+                Ok(state.bury())
+            })
+            .map(drop)
+            .map_err(|error| shared.refused(what, error))
     }
 
     /// Makes the file `len` bytes long; what is new is a hole, with frames of its own. Nothing in flight is waited for, only
@@ -41,35 +38,33 @@ impl DaxFile {
     pub fn grow(&self, len: u64, patience: Duration) -> Result<(), DaxError> {
         let what = "grow";
         let shared = &*self.shared;
-        let change = shared.begin(what, self.size(), u64::MAX, patience)?;
-        let mut state = shared.changing();
-        if len <= state.len {
-            let (path, end) = (shared.path.clone(), state.len);
-            let outside = DaxError::OutOfRange { path, what, start: 0, end: len, len: end };
-            return if len == end { Ok(()) } else { Err(outside) };
-        }
-        let file = shared.file(&state)?;
+        let _change = shared.begin(what, self.size(), u64::MAX, patience)?;
         let refused = |error| shared.refused(what, error);
-        let last = state.segments.last();
-        if let Some(last) = last.filter(|last| last.can_extend(len)) {
-            shared.call(file.truncate(len)).map_err(refused)?;
-            if last.extend(len) {
-                state.len = len;
-                return Ok(());
-            }
-        }
-        if state.segments.len() >= DaxFile::MAX_PARTS && shared.join(&mut state, len).map_err(refused)? {
+        if self.parts() >= DaxFile::MAX_PARTS && shared.join(len).map_err(refused)? {
             return Ok(());
         }
-        // Mapped before there is anything to map, so that what fails has changed nothing.
-        let file = shared.file(&state)?;
-        let span = Span { start: state.len, end: len, reserve: len, read_only: false };
-        let segment = Segment::map(&shared.memory, file, &shared.path, span).map_err(refused)?;
+        let mut state = shared.changing();
+        let end = state.len;
+        if len <= end {
+            let outside = || DaxError::OutOfRange { path: shared.path.clone(), what, start: 0, end: len, len: end };
+            return if len == end { Ok(()) } else { Err(outside()) };
+        }
+        let room = state.segments.last().is_some_and(|last| last.can_extend(len));
+        let part = if room {
+            None
+        } else {
+            // Mapped before there is anything to map, so that what fails has changed nothing.
+            let span = Span { start: end, end: len, reserve: len, read_only: false };
+            let file = state.file().map_err(refused)?;
+            Some(Segment::map(&shared.memory, file, &shared.path, span).map_err(refused)?)
+        };
+        let file = state.file().map_err(refused)?;
         shared.call(file.truncate(len)).map_err(refused)?;
-        state.segments.push(segment);
+        match (part, state.segments.last()) {
+            (None, Some(last)) => drop(last.extend(len)),
+            (part, _) => state.segments.extend(part),
+        }
         state.len = len;
-        drop(state);
-        drop(change);
         Ok(())
     }
 
@@ -85,10 +80,10 @@ impl DaxFile {
             return Ok(());
         }
         let change = shared.begin(what, offset, end, patience)?;
-        // A copy: others may use and change the rest of the file while this waits.
         let state = shared.state();
         shared.check(what, offset, len, state.len)?;
-        let (segments, file) = (state.segments.clone(), shared.call(shared.file(&state)?.duplicate()));
+        let segments = state.segments.clone();
+        let file = state.file().and_then(|file| shared.call(file.duplicate()));
         drop(state);
         let file = file.map_err(|error| shared.refused(what, error))?;
         Segments { all: &segments, path: &shared.path }
@@ -108,26 +103,25 @@ impl DaxFile {
         let what = "collapse";
         let shared = &*self.shared;
         let change = shared.begin(what, offset, u64::MAX, patience)?;
-        let mut state = shared.changing();
+        let size = self.size();
         // One byte more: a collapse that reaches the end is a truncation.
-        shared.check(what, offset, len.saturating_add(1), state.len)?;
+        shared.check(what, offset, len.saturating_add(1), size)?;
         if len == 0 {
             return Ok(());
         }
-        let file = shared.file(&state)?;
         let refused = |error| shared.refused(what, error);
-        let span = Span { start: offset, end: state.len - len, reserve: 0, read_only: false };
-        let rest = Segment::map(&shared.memory, file, &shared.path, span).map_err(refused)?;
+        let span = Span { start: offset, end: size - len, reserve: 0, read_only: false };
+        let mut rest = Some(shared.map(span).map_err(refused)?);
         shared
-            .segments(&state)
-            .cut(offset, change.deadline, &mut || shared.call(file.fallocate(FallocMode::Collapse, offset, len)))
-            .map_err(refused)?;
-        state.len -= len;
-        let dead = state.bury();
-        state.segments.push(rest);
-        drop(state);
-        drop(dead);
-        Ok(())
+            .cut(offset, change.deadline, |state| {
+                shared.call(state.file()?.fallocate(FallocMode::Collapse, offset, len))?;
+                state.len -= len;
+                let dead = state.bury();
+                state.segments.extend(rest.take());
+                Ok(dead)
+            })
+            .map(drop)
+            .map_err(refused)
     }
 
     /// Waits until nobody has any of the file, flushes it and lets it go, with its lock: every lease is `Gone`. Pages are given
@@ -146,22 +140,21 @@ impl DaxFile {
             }
             begun => begun?,
         };
-        let mut state = shared.changing();
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let mut flushed = Status::Ok;
-        let cut = shared.segments(&state).cut(0, change.deadline, &mut || {
-            flushed = shared.flush(&state, &mut seen);
-            if flushed.is_ok() { Ok(()) } else { Err(Error::Empty) }
+        let cut = shared.cut(0, change.deadline, |state| {
+            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+            flushed = shared.flush(state, &mut seen);
+            if !flushed.is_ok() {
+                return Err(Error::Empty); // stands for what `flushed` says
+            }
+            state.file = None;
+            state.len = 0;
+            Ok(state.bury())
         });
         if !flushed.is_ok() {
             return Err(DaxError::Flush { path: shared.path.clone(), status: flushed });
         }
-        cut.map_err(|error| shared.refused("close", error))?;
-        state.file = None;
-        state.len = 0;
-        let dead = state.bury();
-        drop(state);
-        for segment in &dead {
+        for segment in cut.map_err(|error| shared.refused("close", error))? {
             let released = segment.region().released().wait(deadline.left());
             released.map_err(|error| shared.refused("close", error))?;
         }
@@ -203,13 +196,30 @@ impl Shared {
         })
     }
 
-    /// Keeps leases from looking until the change is over.
     fn changing(&self) -> RwLockWriteGuard<'_, State> {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn file<'s>(&self, state: &'s State) -> Result<&'s File, DaxError> {
-        state.file.as_ref().ok_or_else(|| self.closed())
+    /// Takes away what lies from `at` on, and changes the file at a moment when nobody has any of it; or nothing.
+    fn cut(
+        &self,
+        at: u64,
+        deadline: Deadline,
+        mut change: impl FnMut(&mut State) -> Result<Vec<Segment>, Error>,
+    ) -> Result<Vec<Segment>, Error> {
+        let _taking = self.turn.take();
+        // A copy: what is stored is told of, and flushed, while this waits.
+        let segments = self.state().segments.clone();
+        let mut dead = Vec::new();
+        Segments { all: &segments, path: &self.path }.cut(at, deadline, &mut || {
+            dead = change(&mut self.changing())?;
+            Ok(())
+        })?;
+        Ok(dead)
+    }
+
+    fn map(&self, span: Span) -> Result<Segment, Error> {
+        Segment::map(&self.memory, self.state().file()?, &self.path, span)
     }
 
     /// Names the file in an error of the kernel.
@@ -228,20 +238,24 @@ impl Shared {
 
     /// Maps all of the file anew, as one part of `len` bytes, unless somebody has some of it. The caller has locked what is
     /// behind the end.
-    fn join(&self, state: &mut State, len: u64) -> Result<bool, Error> {
-        /// How long a section of the CPU may take that nobody told us of.
+    fn join(&self, len: u64) -> Result<bool, Error> {
+        /// How long a section of the CPU may take.
         const SECTION: Duration = Duration::from_millis(10);
-        let Ok(_all) = self.lock(0, state.len, Access::Write, Duration::ZERO) else { return Ok(false) };
-        let Some(file) = &state.file else { return Ok(false) };
-        let span = Span { start: 0, end: len, reserve: len, read_only: false };
-        let whole = Segment::map(&self.memory, file, &self.path, span)?;
-        let cut = self.segments(state).cut(0, Deadline::after(SECTION), &mut || self.call(file.truncate(len)));
-        match cut {
-            Ok(()) => {
-                drop(std::mem::replace(&mut state.segments, vec![whole]));
-                state.len = len;
-                Ok(true)
-            }
+        let size = self.state().len;
+        let Ok(_all) = self.lock(0, size, Access::Write, Duration::ZERO) else { return Ok(false) };
+        if len <= size {
+            return Ok(false);
+        }
+        let mut whole = Some(self.map(Span { start: 0, end: len, reserve: len, read_only: false })?);
+        let joined = self.cut(0, Deadline::after(SECTION), |state| {
+            self.call(state.file()?.truncate(len))?;
+            state.len = len;
+            let dead = state.bury();
+            state.segments.extend(whole.take());
+            Ok(dead)
+        });
+        match joined {
+            Ok(_) => Ok(true),
             Err(Error::Busy(_)) => Ok(false),
             Err(error) => Err(error),
         }
@@ -249,6 +263,11 @@ impl Shared {
 }
 
 impl State {
+    /// The file, which is there: who is about to change it has looked, and keeps others from closing it.
+    fn file(&self) -> Result<&File, Error> {
+        self.file.as_ref().ok_or(Error::Empty)
+    }
+
     /// Takes out the parts of which nothing is left.
     fn bury(&mut self) -> Vec<Segment> {
         let (dead, live) =

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! [`Lease`]: the frames of a range of a mapped file, by name.
 
+use super::segment::Segment;
 use super::{Shared, State};
 use crate::file::sticky::Seen;
 use pageless_block::{Direct, DirectAccess, ScatterList, Status};
@@ -8,13 +9,14 @@ use pageless_mem::persist::{self, Durability};
 use pageless_mem::{Fault, Pfn};
 use pageless_sys::file::{File, Run};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 /// The frames of a range of a file, as they were when it was taken out. Offsets count from the start of the range.
 ///
 /// # Break contract
 /// It keeps nobody from anything. What a truncation or a collapse took, what is left when the file was closed or dropped, is
 /// [`Status::Gone`] to its holder, for ever: a new lease says what is there now. A range that was only punched is still the
-/// same frames.
+/// same frames. While a change is under way nothing is named: [`Status::Aborted`].
 #[derive(Clone, Debug)]
 pub struct Lease {
     file: Weak<Shared>,
@@ -35,11 +37,11 @@ struct Piece {
 impl Lease {
     /// The range lies in the file.
     pub(super) fn new(shared: &Arc<Shared>, state: &State, start: u64, len: u64) -> Lease {
-        let (mut pieces, mut at) = (Vec::new(), start);
-        while let Some(segment) = state.segment_at(at).filter(|_| at < start + len) {
-            at = segment.end().min(start + len);
-            pieces.push(Piece { end: at, part: segment.id() });
-        }
+        let end = start + len;
+        // Where the next one starts, and not where the region ends: a change that is under way may yet be taken back.
+        let ends = state.segments.iter().skip(1).map(Segment::start).chain([state.len]);
+        let parts = state.segments.iter().zip(ends).filter(|(part, past)| part.start() < end && *past > start);
+        let pieces = parts.map(|(part, past)| Piece { end: past.min(end), part: part.id() }).collect();
         Lease { file: Arc::downgrade(shared), start, len, pieces, seen: shared.errors.opener() }
     }
 
@@ -49,28 +51,34 @@ impl Lease {
         self.len
     }
 
-    /// Whether any of its frames are gone.
+    /// Whether any of its frames are gone. What a change that is under way will take is not gone yet.
     pub fn broken(&self) -> bool {
-        self.frames(0, self.len).is_err()
+        self.frames(0, self.len) == Err(Status::Gone)
+    }
+
+    /// Waits until no change is under way, at most so long. Never call it with frames of the file in flight, or online: the
+    /// change may be waiting for them.
+    pub fn wait(&self, patience: Duration) -> bool {
+        self.file.upgrade().is_none_or(|shared| shared.turn.wait(patience))
     }
 
     /// The frames of `len` bytes at `offset`, whether or not the file has data there: for who is about to store. Storing to a
     /// hole fills it.
     ///
     /// # Errors
-    /// `OutOfRange` when the bytes are not all leased or `len` is 0; `Gone`.
+    /// `OutOfRange` when the bytes are not all leased or `len` is 0; `Gone`; `Aborted` while a change is under way.
     pub fn frames(&self, offset: u64, len: u64) -> Result<ScatterList, Status> {
         let end = self.check(offset, len)?;
-        let shared = self.file.upgrade().ok_or(Status::Gone)?;
-        let state = shared.state();
-        let (mut at, mut list) = (self.start + offset, ScatterList::new());
-        while at < end {
-            let (segment, until) = self.find(&state, at)?;
-            let range = segment.frames(at, until.min(end) - at).ok_or(Status::Gone)?;
-            list.push(range);
-            at += u64::from(range.len());
-        }
-        Ok(list)
+        self.in_turn(|state| {
+            let (mut at, mut list) = (self.start + offset, ScatterList::new());
+            while at < end {
+                let (segment, until) = self.find(state, at)?;
+                let range = segment.frames(at, until.min(end) - at).ok_or(Status::Gone)?;
+                list.push(range);
+                at += u64::from(range.len());
+            }
+            Ok(list)
+        })
     }
 
     /// Makes durable what was stored and told of, by whichever lease. A failure is told to every lease once.
@@ -85,6 +93,14 @@ impl Lease {
         }
     }
 
+    /// Looks at the file when nobody takes frames away, so that what is `Gone` is so for good.
+    fn in_turn<T>(&self, look: impl FnOnce(&State) -> Result<T, Status>) -> Result<T, Status> {
+        let shared = self.file.upgrade().ok_or(Status::Gone)?;
+        let turn = shared.turn.users().ok_or(Status::Aborted)?;
+        let found = look(&shared.state());
+        if shared.turn.users() == Some(turn) { found } else { Err(Status::Aborted) }
+    }
+
     /// Past the last byte, in the file.
     fn check(&self, offset: u64, len: u64) -> Result<u64, Status> {
         let end = offset.checked_add(len).filter(|end| *end <= self.len && len > 0);
@@ -92,7 +108,7 @@ impl Lease {
     }
 
     /// The part that has byte `at` of the file, and where that or the lease ends, if it still is the one that was leased.
-    fn find<'s>(&self, state: &'s State, at: u64) -> Result<(&'s super::Segment, u64), Status> {
+    fn find<'s>(&self, state: &'s State, at: u64) -> Result<(&'s Segment, u64), Status> {
         let piece = self.pieces.get(self.pieces.partition_point(|piece| piece.end <= at)).ok_or(Status::OutOfRange)?;
         let segment = state.segment_at(at).filter(|segment| segment.id() == piece.part).ok_or(Status::Gone)?;
         Ok((segment, piece.end.min(segment.end())))
@@ -103,7 +119,7 @@ impl Lease {
         &self,
         shared: &Shared,
         (offset, len): (u64, u64),
-        sync: impl Fn(&super::Segment, u64, u64) -> Result<(), Fault>,
+        sync: impl Fn(&Segment, u64, u64) -> Result<(), Fault>,
     ) -> Result<(), Status> {
         let end = self.check(offset, len)?;
         if shared.read_only {
@@ -124,16 +140,16 @@ impl Lease {
 impl DirectAccess for Lease {
     fn access(&mut self, offset: u64, len: u64) -> Result<Direct, Status> {
         let end = self.check(offset, len)?;
-        let shared = self.file.upgrade().ok_or(Status::Gone)?;
-        let state = shared.state();
-        let at = self.start + offset;
-        let (segment, until) = self.find(&state, at)?;
-        let until = until.min(end);
-        let file = state.file.as_ref().ok_or(Status::Gone)?;
-        match run(file, at, until)? {
-            Run::HoleUntil(until) => Ok(Direct::Hole(until - at)),
-            Run::DataUntil(until) => segment.frames(at, until - at).map(Direct::Data).ok_or(Status::Gone),
-        }
+        self.in_turn(|state| {
+            let at = self.start + offset;
+            let (segment, until) = self.find(state, at)?;
+            let until = until.min(end);
+            let file = state.file.as_ref().ok_or(Status::Gone)?;
+            match run(file, at, until)? {
+                Run::HoleUntil(until) => Ok(Direct::Hole(until - at)),
+                Run::DataUntil(until) => segment.frames(at, until - at).map(Direct::Data).ok_or(Status::Gone),
+            }
+        })
     }
 
     fn stored(&mut self, offset: u64, len: u64) -> Result<(), Status> {

@@ -2,6 +2,7 @@
 //! Opening: which file, who else has it, the first mapping.
 
 use super::segment::{Segment, Span};
+use super::turn::Turn;
 use super::{DaxError, DaxFile, Shared, State};
 use crate::file::sticky::FlushErrors;
 use pageless_mem::{Error, FRAME_SIZE, Memory, RangeLock};
@@ -66,6 +67,7 @@ impl DaxFile {
             durability,
             ranges: RangeLock::new(),
             errors,
+            turn: Turn::default(),
             state: RwLock::new(State { file: Some(file), len, segments }),
         };
         Ok(DaxFile { shared: Arc::new(shared), seen })

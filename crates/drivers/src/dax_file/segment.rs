@@ -44,6 +44,11 @@ impl Segment {
         Ok(Segment { start: span.start, base, region: memory.register(backing?)? })
     }
 
+    /// Where it starts in the file.
+    pub(super) fn start(&self) -> u64 {
+        self.start
+    }
+
     /// Where it ends in the file.
     pub(super) fn end(&self) -> u64 {
         self.base + self.region.len()

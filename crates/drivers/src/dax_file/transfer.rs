@@ -2,9 +2,10 @@
 //! [`DaxFile::read_from`] and [`DaxFile::write_to`]: between another file and the frames of this one, in one call.
 
 use super::direct_file::{Bytes, DirectFile, Progress, Stop};
-use super::{DaxError, DaxFile};
+use super::{DaxError, DaxFile, Lease};
 use pageless_block::{Direct, DirectAccess, Route, Status};
 use std::path::Path;
+use std::time::Duration;
 
 /// What a transfer did.
 #[derive(Debug, Copy, Clone, PartialEq, Eq)]
@@ -38,7 +39,7 @@ impl DaxFile {
             return Ok(progress.into());
         }
         let mut lease = self.lease(offset, len)?;
-        let result = match lease.frames(0, len) {
+        let result = match patiently(&lease.clone(), || lease.frames(0, len)) {
             Ok(frames) => source.transfer(source_offset, &Bytes::Fill(frames), &mut progress),
             Err(status) => Err(status.into()),
         };
@@ -70,7 +71,7 @@ impl DaxFile {
             if at == len {
                 break Ok(());
             }
-            let bytes = match lease.access(at, len - at) {
+            let bytes = match patiently(&lease.clone(), || lease.access(at, len - at)) {
                 Ok(Direct::Data(range)) => Bytes::From(range.into()),
                 Ok(Direct::Hole(len)) => Bytes::Zeroes(len),
                 Err(status) => break Err(status.into()),
@@ -98,6 +99,16 @@ impl DaxFile {
 impl From<Progress> for Moved {
     fn from(progress: Progress) -> Moved {
         Moved { bytes: progress.bytes, route: progress.route }
+    }
+}
+
+/// Asks again after a change of the file, for one who has nothing in flight.
+fn patiently<T>(lease: &Lease, mut ask: impl FnMut() -> Result<T, Status>) -> Result<T, Status> {
+    loop {
+        match ask() {
+            Err(Status::Aborted) => lease.wait(Duration::from_secs(1)),
+            answer => return answer,
+        };
     }
 }
 

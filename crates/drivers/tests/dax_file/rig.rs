@@ -77,6 +77,10 @@ pub(crate) fn on_disk() -> Place {
 }
 
 impl Place {
+    pub(crate) fn name(&self) -> &str {
+        &self.kind
+    }
+
     pub(crate) fn path(&self) -> Scratch {
         Scratch(match &self.folder {
             Some(folder) => TempPath::within(folder),
