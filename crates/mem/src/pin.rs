@@ -51,6 +51,8 @@ pub(crate) fn pin(online: &Online<'_>, ranges: &[PhysRange], access: Access) -> 
         let found = online.resolve(*range, access)?;
         let held = Held { start: found.offset, end: found.offset + found.len as u64, access, thread };
         inflight.pins.push(Pin::new(found.region, held).ok_or(Fault::Gone)?);
+        #[cfg(feature = "pmem-io")]
+        crate::device::begin(found.region, access)?;
         inflight.runs.push(IoVec { addr: found.addr, len: found.len });
         inflight.bytes += found.len as u64;
     }
@@ -68,7 +70,31 @@ impl Inflight {
         self.access
     }
 
+    /// Takes the memory back, and says whether what was moved can be trusted: as
+    /// [`Reader::confirm`](crate::Reader::confirm), for memory that was in flight.
+    pub fn release(mut self) -> Result<(), Fault> {
+        let pins = self.let_go();
+        #[cfg(feature = "pmem-io")]
+        pins.iter().try_for_each(|pin| crate::device::confirm(&pin.region))?;
+        drop(pins);
+        Ok(())
+    }
+
+    fn let_go(&mut self) -> Vec<Pin> {
+        #[cfg(feature = "pmem-io")]
+        for pin in &self.pins {
+            crate::device::end(&pin.region, self.access);
+        }
+        std::mem::take(&mut self.pins)
+    }
+
     pub(crate) fn runs(&self) -> &[IoVec] {
         &self.runs
+    }
+}
+
+impl Drop for Inflight {
+    fn drop(&mut self) {
+        self.let_go();
     }
 }

@@ -4,6 +4,8 @@
 mod conformance;
 mod faults;
 mod opening;
+mod page_less;
+mod poison;
 mod rig;
 mod routes;
 mod zeroes;
