@@ -31,7 +31,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // A lease names frames. What is taken in flight is waited for; a name holds nobody up.
     let lease = file.lease(0, len)?;
     let mut reader = memory.reader();
-    let in_flight = reader.online().pin(lease.frames(0, 4096)?.as_slice(), Access::Read);
+    let frames = lease.frames(0, len.min(4096)).map_err(|status| status.to_string())?;
+    let in_flight = reader.online().pin(frames.as_slice(), Access::Read);
     if let Err(error) = file.truncate(0, Duration::from_millis(20)) {
         println!("truncate: {error}");
     }
