@@ -3,7 +3,8 @@
 //! owner is seen, and what fails `Busy` has changed nothing.
 //!
 //! `PAGELESS_ROUNDS=10000 cargo test -p pageless-drivers --test dax_file_load -- --nocapture --test-threads=1`. The binary runs
-//! anywhere: `PAGELESS_DAX_DIR=/mnt/pmem dax_file_load-… --nocapture` tries a folder instead of those that this host has.
+//! anywhere: `PAGELESS_DAX_DIR=/mnt/pmem PAGELESS_DISK_DIR=/mnt/disk dax_file_load-… --nocapture` tries a folder instead of
+//! those that this host has, and reads into it from files in the other.
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 #![allow(clippy::cast_possible_truncation, reason = "sizes in these tests are small")]
 

@@ -28,6 +28,8 @@ pub(crate) type Bytes = Vec<u8>;
 
 /// A folder of this file system, unless all tests are told one: a guest's DAX mount.
 const FOLDER: &str = "PAGELESS_DAX_DIR";
+/// A folder on a disk that does `O_DIRECT`, for the files that are read into those.
+const OTHER: &str = "PAGELESS_DISK_DIR";
 
 /// A file system to have files on.
 #[derive(Debug)]
@@ -69,9 +71,10 @@ pub(crate) fn places() -> Vec<Place> {
     places
 }
 
-/// Beside the test binary, where `O_DIRECT` works if anywhere, or in the folder that is told.
+/// Where the other file of a transfer is: beside the test binary, where `O_DIRECT` works if anywhere, or in the folder that is
+/// told for it, or for all.
 pub(crate) fn on_disk() -> Place {
-    let folder = std::env::var_os(FOLDER).map(PathBuf::from);
+    let folder = std::env::var_os(OTHER).or_else(|| std::env::var_os(FOLDER)).map(PathBuf::from);
     let folder = folder.or_else(|| std::env::current_exe().unwrap().parent().map(Path::to_owned));
     Place { kind: "disk".to_owned(), folder }
 }
