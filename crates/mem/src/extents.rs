@@ -102,13 +102,15 @@ impl Extents {
         let run = match (&self.pagemap, self.region.backing.file_behind()) {
             (Some(_), _) => self.ask_pagemap(offset),
             (None, Some(file)) if self.region.backing.extent_source() == Sparse::Seek => {
-                ask_file(file, offset, self.region.len()).map(|run| (offset, run))
+                ask_file(file, self.region.backing.in_file(0), offset, self.region.len()).map(|run| (offset, run))
             }
             _ => None,
         };
         // All data where the kernel cannot say.
         let (start, run) = run.unwrap_or((0, Run::DataUntil(self.region.len())));
         match run {
+            // Cut off meanwhile: whoever touches it finds out.
+            Run::HoleUntil(end) | Run::DataUntil(end) if end <= offset => Extent::Data(len),
             Run::HoleUntil(end) => Extent::Hole(len.min(end - offset)),
             Run::DataUntil(end) => {
                 self.remember(start, end);
@@ -156,14 +158,17 @@ impl Extents {
     }
 }
 
-/// The run at `offset` of a file. What lies past the end of a file that was cut short is lost, not a hole: it counts as
-/// data, so that whoever touches it finds out (I7).
-fn ask_file(file: &File, offset: u64, end: u64) -> Option<Run> {
-    let run = file.run_at(offset, end).ok()?;
+/// The run at `offset` of a region that shows a file from byte `base` on. What lies past the end of a file that was cut
+/// short is lost, not a hole: it counts as data, so that whoever touches it finds out (I7).
+fn ask_file(file: &File, base: u64, offset: u64, end: u64) -> Option<Run> {
+    let run = match file.run_at(base + offset, base + end).ok()? {
+        Run::DataUntil(until) => Run::DataUntil(until.saturating_sub(base)),
+        Run::HoleUntil(until) => Run::HoleUntil(until.saturating_sub(base)),
+    };
     if run != Run::HoleUntil(end) {
         return Some(run);
     }
-    match file.size().ok()? {
+    match file.size().ok()?.saturating_sub(base) {
         size if size >= end => Some(run),
         size if size > offset => Some(Run::HoleUntil(size)),
         _ => Some(Run::DataUntil(end)),

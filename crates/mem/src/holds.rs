@@ -43,6 +43,8 @@ struct State {
     waiting: usize,
     /// Nothing comes back.
     condemned: bool,
+    /// Where it ended before anything was cut off.
+    top: u64,
 }
 
 impl State {
@@ -58,7 +60,8 @@ impl State {
 
 impl Holds {
     pub(crate) fn new(len: u64) -> Holds {
-        Holds { end: AtomicU64::new(len), state: Mutex::default(), freed: Condvar::new() }
+        let state = State { top: len, ..State::default() };
+        Holds { end: AtomicU64::new(len), state: Mutex::new(state), freed: Condvar::new() }
     }
 
     /// Bytes that there still are.
@@ -140,6 +143,26 @@ impl Holds {
         if !state.condemned {
             self.end.store(end, Ordering::Release);
         }
+    }
+
+    /// Whether nothing was cut off.
+    pub(crate) fn whole(&self) -> bool {
+        self.is_whole(&lock(&self.state))
+    }
+
+    fn is_whole(&self, state: &State) -> bool {
+        !state.condemned && self.end() == state.top
+    }
+
+    /// Moves the end on, unless something was cut off: what was named once is not named again.
+    pub(crate) fn extend(&self, end: u64) -> bool {
+        let mut state = lock(&self.state);
+        let whole = self.is_whole(&state) && end >= state.top;
+        if whole {
+            state.top = end;
+            self.end.store(end, Ordering::Release);
+        }
+        whole
     }
 
     /// Waits until nothing is in flight, or says what is.
