@@ -110,9 +110,12 @@ impl Holds {
         self.wake(&state);
     }
 
-    /// Claims `[start, end)` for a deallocation, or says who has it.
+    /// Claims `[start, end)` for a deallocation, or says who has it: nobody, where the region no longer reaches.
     pub(crate) fn close(&self, start: u64, end: u64, deadline: Instant) -> Result<Closed<'_>, Vec<Held>> {
         let mut state = self.claim(start, end, deadline)?;
+        if end > self.end() {
+            return Err(Vec::new());
+        }
         state.closed.push((start, end));
         Ok(Closed { holds: self, range: (start, end) })
     }
@@ -219,6 +222,7 @@ mod tests {
         holds.condemn();
         assert_eq!(holds.enter(held(0, 1)), None);
         assert_eq!(holds.drained(now()).unwrap_err().len(), 2);
+        assert_eq!(holds.close(30, 40, now()).map(drop), Err(Vec::new()), "it may be somebody else's by now");
         holds.leave(low);
         holds.leave(high);
         holds.leave(high);

@@ -259,7 +259,11 @@ impl Region {
         let end = self.end_of(offset, len).map_err(outside)?;
         let zero = |offset, len| self.zero(offset, len).map_err(|fault| Error::Fault { fault, offset, len });
         let Some((first, last)) = self.whole_frames(offset, end) else { return zero(offset, len) };
-        let closed = self.inner().holds.close(first, last, wait.deadline).map_err(|held| wait.in_flight(&held))?;
+        let closed =
+            self.inner().holds.close(first, last, wait.deadline).map_err(|held| match self.end_of(offset, len) {
+                Ok(_) => wait.in_flight(&held),
+                Err(fault) => outside(fault),
+            })?;
         self.deallocate(first, last - first)?;
         drop(closed);
         zero(offset, first - offset)?;
@@ -312,7 +316,7 @@ impl Region {
             done += u64::from(piece.len());
         }
         crate::persist::fence();
-        Ok(())
+        if done < len { Err(Fault::Gone) } else { Ok(()) }
     }
 
     fn end_of(&self, offset: u64, len: u64) -> Result<u64, Fault> {
