@@ -109,7 +109,7 @@ impl Extents {
             _ => None,
         };
         // Memory that was given back meanwhile looks like a hole.
-        if self.region.len().checked_sub(offset).is_none_or(|left| left < len) {
+        if offset >= end || self.region.len() < offset.saturating_add(len).min(end) {
             return Extent::Data(len);
         }
         // All data where the kernel cannot say.
