@@ -48,6 +48,16 @@ pub enum Error {
         /// Past its last.
         other_end: usize,
     },
+    /// More of a mapping than there is.
+    #[error("{len} bytes at {offset} asked for of a mapping of {mapped} bytes")]
+    OutOfMapping {
+        /// Where they would start in it.
+        offset: u64,
+        /// Bytes asked for.
+        len: u64,
+        /// Bytes mapped.
+        mapped: u64,
+    },
     /// More frames than the frame space has left.
     #[error("{frames} frames asked for, {left} are left in the frame space")]
     FrameSpace {
@@ -79,6 +89,28 @@ pub enum Error {
         path: PathBuf,
         /// The holder, where it could be found.
         pid: Option<u32>,
+    },
+    /// Private memory that children inherit.
+    #[error(
+        "addresses {addr:#x}..{end:#x} are private at {at:#x} and a fork would copy them: map them shared, or use MADV_DONTFORK"
+    )]
+    Inheritable {
+        /// First address asked for.
+        addr: usize,
+        /// Past the last.
+        end: usize,
+        /// The first of them that would be copied.
+        at: usize,
+    },
+    /// A PCI function that is bound to VFIO could not be had from it.
+    #[error("{function} in {group}: {source}", group = group_named(*group))]
+    Vfio {
+        /// The function's address.
+        function: Box<str>,
+        /// Its IOMMU group, where it is in one.
+        group: Option<u32>,
+        /// Call and errno.
+        source: pageless_sys::Error,
     },
     /// Locked memory beyond the limit.
     #[error("{wanted} bytes of locked memory needed, RLIMIT_MEMLOCK is {limit}")]
@@ -130,7 +162,7 @@ pub struct Busy {
 /// One who has memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holder {
-    /// The thread that took it.
+    /// The thread whose reader it was taken with: the one that made the reader.
     pub thread: u32,
     /// Its name, where it still lives.
     pub name: Option<String>,
@@ -186,11 +218,15 @@ fn holder(pid: Option<u32>) -> String {
     pid.map_or_else(String::new, |pid| format!(" by process {pid}"))
 }
 
+fn group_named(group: Option<u32>) -> String {
+    group.map_or_else(|| "no IOMMU group".to_owned(), |group| format!("IOMMU group {group}"))
+}
+
 impl Error {
     /// The kernel's reason, where there was one.
     pub fn errno(&self) -> Option<Errno> {
         match self {
-            Error::Sys(source) | Error::Path { source, .. } => Some(source.errno()),
+            Error::Sys(source) | Error::Path { source, .. } | Error::Vfio { source, .. } => Some(source.errno()),
             Error::Locked { .. } => Some(Errno::EAGAIN),
             Error::LockedMemory { .. } => Some(Errno::ENOMEM),
             Error::Busy(_) => Some(Errno::EBUSY),

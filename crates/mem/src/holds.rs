@@ -35,29 +35,38 @@ pub(crate) struct Holds {
 
 /// The ranges of one region that one I/O has: entered together and left together, since the lock is what costs.
 #[derive(Debug)]
-pub(crate) enum Run {
-    One(Held),
-    Many(Vec<Held>),
+pub(crate) struct Run {
+    first: (u64, u64),
+    /// The others.
+    rest: Vec<(u64, u64)>,
+    access: Access,
+    thread: u32,
 }
 
 impl Run {
-    /// Adds a range; `more` may follow.
-    pub(crate) fn push(&mut self, held: Held, more: usize) {
-        match self {
-            Run::One(first) => {
-                let mut many = Vec::with_capacity(2 + more);
-                many.extend([*first, held]);
-                *self = Run::Many(many);
-            }
-            Run::Many(many) => many.push(held),
-        }
+    pub(crate) fn new(start: u64, end: u64, access: Access, thread: u32) -> Run {
+        Run { first: (start, end), rest: Vec::new(), access, thread }
     }
 
-    fn ranges(&self) -> &[Held] {
-        match self {
-            Run::One(held) => std::slice::from_ref(held),
-            Run::Many(many) => many,
+    /// Adds a range; so many `more` may follow.
+    pub(crate) fn push(&mut self, start: u64, end: u64, more: usize) {
+        if self.rest.is_empty() {
+            self.rest.reserve_exact(1 + more);
         }
+        self.rest.push((start, end));
+    }
+
+    fn len(&self) -> u64 {
+        1 + self.rest.len() as u64
+    }
+
+    fn ranges(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        std::iter::once(self.first).chain(self.rest.iter().copied())
+    }
+
+    fn held(&self) -> impl Iterator<Item = Held> + '_ {
+        let Run { access, thread, .. } = *self;
+        self.ranges().map(move |(start, end)| Held { start, end, access, thread })
     }
 }
 
@@ -71,17 +80,18 @@ struct State {
     closed: Vec<(u64, u64)>,
     /// Those who wait for `freed`.
     waiting: usize,
+    /// Nothing comes back.
+    condemned: bool,
 }
 
 impl State {
     /// What is in flight in `[start, end)`.
     fn overlapping(&self, start: u64, end: u64) -> impl Iterator<Item = Held> + '_ {
-        let ranges = self.held.iter().flatten().flat_map(Run::ranges).copied();
-        ranges.filter(move |held| held.start < end && start < held.end)
+        self.held.iter().flatten().flat_map(Run::held).filter(move |held| held.start < end && start < held.end)
     }
 
     fn closed_to(&self, run: &Run) -> bool {
-        !self.closed.is_empty() && run.ranges().iter().any(|held| self.is_closed(held.start, held.end))
+        !self.closed.is_empty() && run.ranges().any(|(start, end)| self.is_closed(start, end))
     }
 
     fn is_closed(&self, start: u64, end: u64) -> bool {
@@ -114,10 +124,10 @@ impl Holds {
             state.waiting -= 1;
         }
         let end = self.end();
-        if run.ranges().iter().any(|held| held.end > end) {
+        if run.ranges().any(|range| range.1 > end) {
             return None;
         }
-        let count = run.ranges().len() as u64;
+        let count = run.len();
         let number = match state.free.pop() {
             Some(number) => {
                 state.held[number as usize] = Some(run);
@@ -137,7 +147,7 @@ impl Holds {
     pub(crate) fn leave(&self, number: u32) {
         let mut state = lock(&self.state);
         let Some(run) = state.held.get_mut(number as usize).and_then(Option::take) else { return };
-        state.ranges -= run.ranges().len() as u64;
+        state.ranges -= run.len();
         state.free.push(number);
         if state.free.len() == state.held.len() && state.held.len() > KEPT {
             // Memory follows what is in flight: a burst leaves none behind.
@@ -160,19 +170,24 @@ impl Holds {
     /// Cuts the region at `at`, where nothing in flight is beyond, or says who is there. Returns where it ended.
     pub(crate) fn cut(&self, at: u64, deadline: Instant) -> Result<u64, Vec<Held>> {
         let _state = self.claim(at, u64::MAX, deadline)?;
-        Ok(self.end.swap(at, Ordering::AcqRel))
+        let end = self.end();
+        self.end.store(end.min(at), Ordering::Release);
+        Ok(end)
     }
 
     /// Cuts the region to nothing, whoever is there: from now on nothing can be entered.
     pub(crate) fn condemn(&self) {
-        let _state = lock(&self.state);
+        let mut state = lock(&self.state);
+        state.condemned = true;
         self.end.store(0, Ordering::Release);
     }
 
-    /// Takes a cut back.
+    /// Takes a cut back, unless all was condemned meanwhile.
     pub(crate) fn restore(&self, end: u64) {
-        let _state = lock(&self.state);
-        self.end.store(end, Ordering::Release);
+        let state = lock(&self.state);
+        if !state.condemned {
+            self.end.store(end, Ordering::Release);
+        }
     }
 
     /// Waits until nothing is in flight, or says what is.
@@ -235,16 +250,15 @@ mod tests {
     }
 
     fn one(start: u64, end: u64) -> Run {
-        Run::One(held(start, end))
+        Run::new(start, end, Access::Read, 7)
     }
 
     #[test]
     fn the_ranges_of_one_io_are_entered_and_left_together() {
         let holds = Holds::new(100);
         let run = |ranges: &[(u64, u64)]| {
-            let mut ranges = ranges.iter().map(|(start, end)| held(*start, *end));
-            let mut run = Run::One(ranges.next().unwrap());
-            ranges.for_each(|range| run.push(range, 1));
+            let mut run = one(ranges[0].0, ranges[0].1);
+            ranges[1..].iter().for_each(|(start, end)| run.push(*start, *end, 1));
             run
         };
         assert_eq!(holds.enter(run(&[(0, 10), (20, 30), (90, 101)])), None, "one of them lies outside");
@@ -280,7 +294,8 @@ mod tests {
         holds.restore(90);
         assert_eq!(holds.enter(one(89, 90)), Some(high), "numbers are used again");
         holds.condemn();
-        assert_eq!(holds.enter(one(0, 1)), None);
+        holds.restore(90);
+        assert_eq!((holds.end(), holds.enter(one(0, 1))), (0, None), "nothing comes back");
         assert_eq!(holds.drained(now()).unwrap_err().len(), 2);
         assert_eq!(holds.close(30, 40, now()).map(drop), Err(Vec::new()), "it may be somebody else's by now");
         holds.leave(low);

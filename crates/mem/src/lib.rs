@@ -38,10 +38,13 @@
 #![cfg_attr(test, allow(clippy::cast_possible_truncation, reason = "tests count in small numbers"))]
 
 mod backing;
+mod caps;
 pub mod cell;
 mod control;
 mod copy;
 mod cursor;
+#[cfg(feature = "pmem-io")]
+mod device;
 mod error;
 mod extents;
 mod fault;
@@ -58,8 +61,11 @@ mod region;
 mod revoke;
 pub mod sync;
 mod table;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use backing::{Backing, FileOptions};
+pub use caps::Caps;
 pub use control::Released;
 pub use copy::copy;
 pub use cursor::{MemReader, MemWriter};
@@ -72,7 +78,7 @@ pub use pfn::{FRAME_SIZE, FRAME_SPACE, FrameRange, Pfn, PhysRange};
 pub use pin::Inflight;
 pub use range_lock::{RangeGuard, RangeLock, Taken};
 pub use region::{MemKind, Pinned, Region};
-pub use table::RegionTable;
+pub use table::{AddrRun, RegionTable};
 
 /// What is about to be done to memory.
 #[derive(Debug, Copy, Clone, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use pageless_sys::socket::IoVec;
 
-use crate::holds::{Held, Run};
+use crate::holds::Run;
 use crate::memory::Online;
 use crate::pfn::PhysRange;
 use crate::region::Inner;
@@ -49,10 +49,10 @@ pub(crate) fn pin(online: &Online<'_>, ranges: &[PhysRange], access: Access) -> 
     let mut same: Option<(&Arc<Inner>, Run)> = None;
     for (index, range) in ranges.iter().enumerate() {
         let found = online.resolve(*range, access)?;
-        let held = Held { start: found.offset, end: found.offset + found.len as u64, access, thread };
+        let (start, end) = (found.offset, found.offset + found.len as u64);
         match &mut same {
-            Some((region, run)) if Arc::ptr_eq(region, found.region) => run.push(held, ranges.len() - index - 1),
-            _ => inflight.enter(same.replace((found.region, Run::One(held))))?,
+            Some((region, run)) if Arc::ptr_eq(region, found.region) => run.push(start, end, ranges.len() - index - 1),
+            _ => inflight.enter(same.replace((found.region, Run::new(start, end, access, thread))))?,
         }
         inflight.runs.push(IoVec { addr: found.addr, len: found.len });
         inflight.bytes += found.len as u64;
@@ -65,6 +65,8 @@ impl Inflight {
     fn enter(&mut self, same: Option<(&Arc<Inner>, Run)>) -> Result<(), Fault> {
         if let Some((region, run)) = same {
             self.pins.push(Pin::new(region, run).ok_or(Fault::Gone)?);
+            #[cfg(feature = "pmem-io")]
+            crate::device::begin(region, self.access)?;
         }
         Ok(())
     }
@@ -79,7 +81,31 @@ impl Inflight {
         self.access
     }
 
+    /// Takes the memory back, and says whether what was moved can be trusted: as
+    /// [`Reader::confirm`](crate::Reader::confirm), for memory that was in flight.
+    pub fn release(mut self) -> Result<(), Fault> {
+        let pins = self.let_go();
+        #[cfg(feature = "pmem-io")]
+        pins.iter().try_for_each(|pin| crate::device::confirm(&pin.region))?;
+        drop(pins);
+        Ok(())
+    }
+
+    fn let_go(&mut self) -> Vec<Pin> {
+        #[cfg(feature = "pmem-io")]
+        for pin in &self.pins {
+            crate::device::end(&pin.region, self.access);
+        }
+        std::mem::take(&mut self.pins)
+    }
+
     pub(crate) fn runs(&self) -> &[IoVec] {
         &self.runs
+    }
+}
+
+impl Drop for Inflight {
+    fn drop(&mut self) {
+        self.let_go();
     }
 }

@@ -10,6 +10,7 @@ use pageless_sys::Errno;
 use pageless_sys::file::FallocMode;
 
 use crate::backing::{Backing, Store};
+use crate::caps::CapsCell;
 use crate::control::Released;
 use crate::extents::Extents;
 use crate::holds::Holds;
@@ -35,10 +36,11 @@ pub enum MemKind {
     /// A dma-buf.
     #[cfg(feature = "pmem-io")]
     DmaBuf,
-    /// A PCI BAR.
+    /// A PCI BAR: memory of a function that may go away.
     #[cfg(feature = "pmem-io")]
     Bar,
-    /// Addresses mapped by somebody else in this process.
+    /// Somebody else's, of which nothing more is known: addresses that something else in this process mapped, physical
+    /// memory by its address (`/dev/mem`).
     #[cfg(feature = "pmem-io")]
     Foreign,
 }
@@ -68,7 +70,7 @@ pub(crate) struct Inner {
     pub(crate) released: Released,
     /// Moves whenever something is deallocated: cached extents are then void.
     pub(crate) punches: AtomicU64,
-    short_pin: AtomicU64,
+    pub(crate) caps: CapsCell,
     bad: Mutex<Vec<(u64, u64)>>,
 }
 
@@ -78,6 +80,7 @@ const MAX_BAD_RANGES: usize = 1024;
 impl Inner {
     pub(crate) fn new(frames: FrameRange, backing: Backing) -> Inner {
         Inner {
+            caps: CapsCell::new(&backing),
             frames,
             holds: Holds::new(backing.len()),
             cutting: Mutex::new(()),
@@ -85,7 +88,6 @@ impl Inner {
             backing,
             flush_errors: FlushErrors::default(),
             punches: AtomicU64::new(0),
-            short_pin: AtomicU64::new(0),
             bad: Mutex::new(Vec::new()),
         }
     }
@@ -103,22 +105,12 @@ impl Inner {
         access == Access::Read || self.backing.writable()
     }
 
-    /// 0 unknown, 1 ok, 2 + errno refused.
     pub(crate) fn short_pin(&self) -> Pinned {
-        match self.short_pin.load(Ordering::Relaxed) {
-            0 => Pinned::Unknown,
-            1 => Pinned::Ok,
-            refused => Pinned::Refused(Errno::from_raw(i32::try_from(refused - 2).unwrap_or(i32::MAX))),
-        }
+        self.caps.load().short_pin
     }
 
     pub(crate) fn set_short_pin(&self, verdict: Pinned) {
-        let code = match verdict {
-            Pinned::Unknown => 0,
-            Pinned::Ok => 1,
-            Pinned::Refused(errno) => 2 + u64::from(errno.raw().unsigned_abs()),
-        };
-        self.short_pin.store(code, Ordering::Relaxed);
+        self.caps.set_short_pin(verdict);
     }
 
     /// Remembers the frame at byte `offset` as bad.
@@ -316,6 +308,7 @@ impl Region {
             done += u64::from(piece.len());
         }
         crate::persist::fence();
+        reader.confirm()?;
         if done < len { Err(Fault::Gone) } else { Ok(()) }
     }
 

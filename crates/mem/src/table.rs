@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The table of regions: an immutable sorted snapshot, and the only doors from numbers to memory.
 
+mod by_addr;
+
 use std::cell::Cell;
 use std::sync::Arc;
 
@@ -8,8 +10,11 @@ use crate::pfn::{FRAME_SIZE, PhysRange};
 use crate::region::Inner;
 use crate::{Access, Error, Fault};
 
+pub use by_addr::AddrRun;
+use by_addr::ByAddr;
+
 /// Bytes of a table that one region takes.
-pub(crate) const ENTRY_BYTES: usize = size_of::<Entry>() + size_of::<u64>() + 3 * size_of::<u32>();
+pub(crate) const ENTRY_BYTES: usize = size_of::<Entry>() + 2 * size_of::<u64>() + 3 * size_of::<u32>();
 
 /// What the data path needs of a region, in one cache line.
 #[derive(Debug, Clone)]
@@ -19,6 +24,8 @@ pub(crate) struct Entry {
     start: u64,
     /// Bytes.
     len: u64,
+    /// Bytes that need nothing but their address: all, or none of a device's memory.
+    plain: u64,
     /// First virtual address.
     addr: usize,
     writable: bool,
@@ -33,6 +40,23 @@ pub(crate) struct Resolved<'t> {
     /// Byte offset in the region.
     pub(crate) offset: u64,
     pub(crate) region: &'t Arc<Inner>,
+}
+
+/// What one reader remembers between lookups.
+#[derive(Debug, Default)]
+pub(crate) struct Hints {
+    /// The entries of the last read and the last write: a transfer alternates between two regions.
+    last: [Cell<u32>; 2],
+    /// Memory of devices that it touched.
+    #[cfg(feature = "pmem-io")]
+    pub(crate) touched: crate::device::Touched,
+}
+
+impl Hints {
+    #[inline]
+    pub(crate) fn last(&self, access: Access) -> &Cell<u32> {
+        &self.last[usize::from(access == Access::Write)]
+    }
 }
 
 /// Where to search: the span of all starts cut into about twice as many equal buckets as there are regions.
@@ -76,17 +100,15 @@ pub struct RegionTable {
     starts: Vec<u64>,
     directory: Directory,
     entries: Vec<Entry>,
-    /// Entries by address.
-    by_addr: Vec<u32>,
+    by_addr: ByAddr,
 }
 
 impl RegionTable {
     /// A table with one more region.
     pub(crate) fn with(&self, region: Arc<Inner>) -> Result<RegionTable, Error> {
         let (addr, end) = (region.addr(), region.addr() + usize::try_from(region.len()).unwrap_or(usize::MAX));
-        let near = self.by_addr.partition_point(|index| self.entries[*index as usize].addr < end);
-        if let Some(below) = near.checked_sub(1) {
-            let other = &self.entries[self.by_addr[below] as usize];
+        if let Some(other) = end.checked_sub(1).and_then(|last| self.by_addr.at_or_below(last)) {
+            let other = &self.entries[other as usize];
             let other_end = other.addr + usize::try_from(other.len).unwrap_or(usize::MAX);
             if addr < other_end {
                 return Err(Error::Overlap { addr, end, other: other.addr, other_end });
@@ -111,10 +133,8 @@ impl RegionTable {
     }
 
     fn of(entries: Vec<Entry>) -> RegionTable {
-        let mut by_addr: Vec<u32> = (0..).take(entries.len()).collect();
-        by_addr.sort_unstable_by_key(|index| entries[*index as usize].addr);
         let starts: Vec<u64> = entries.iter().map(|entry| entry.start).collect();
-        RegionTable { directory: Directory::of(&starts), starts, entries, by_addr }
+        RegionTable { directory: Directory::of(&starts), by_addr: ByAddr::of(&entries), starts, entries }
     }
 
     /// Regions in the table.
@@ -127,13 +147,13 @@ impl RegionTable {
         self.entries.is_empty()
     }
 
-    /// The memory behind a range of frames. `hint` is the entry of the last call.
+    /// The memory behind a range of frames.
     #[inline]
-    pub(crate) fn resolve(&self, range: PhysRange, access: Access, hint: &Cell<u32>) -> Result<Resolved<'_>, Fault> {
+    pub(crate) fn resolve(&self, range: PhysRange, access: Access, hints: &Hints) -> Result<Resolved<'_>, Fault> {
         let (byte, len) = (range.byte_address(), range.len());
-        let entry = match self.entries.get(hint.get() as usize) {
+        let entry = match self.entries.get(hints.last(access).get() as usize) {
             Some(entry) if entry.holds(byte, len) => entry,
-            _ => self.search(byte, len, hint).ok_or(Fault::Gone)?,
+            _ => self.search(range, access, hints)?,
         };
         if access == Access::Write && !entry.writable {
             return Err(Fault::ReadOnly);
@@ -144,20 +164,39 @@ impl RegionTable {
         Ok(Resolved { addr, len: len as usize, offset, region: &entry.region })
     }
 
-    /// The entry that holds these bytes. Out of line, so that the last hit stays short.
+    /// The entry that holds these bytes. Out of line, so that the last hit stays short; memory of devices, which is never
+    /// a last hit, is seen to here.
     #[inline(never)]
-    fn search(&self, byte: u64, len: u32, hint: &Cell<u32>) -> Option<&Entry> {
+    fn search(&self, range: PhysRange, access: Access, hints: &Hints) -> Result<&Entry, Fault> {
+        let index = self.find(range.byte_address()).ok_or(Fault::Gone)?;
+        hints.last(access).set(index);
+        let entry = self.entries.get(index as usize).ok_or(Fault::Gone)?;
+        if !entry.has(range) {
+            return Err(Fault::Gone);
+        }
+        #[cfg(feature = "pmem-io")]
+        if entry.plain == 0 && (access == Access::Read || entry.writable) {
+            hints.touched.enter(&entry.region, access)?;
+        }
+        Ok(entry)
+    }
+
+    /// The last entry that starts at this byte or before it.
+    fn find(&self, byte: u64) -> Option<u32> {
         let (first, last) = self.directory.bounds(byte)?;
         let between = self.starts.get(first as usize + 1..=last as usize).unwrap_or_default();
-        let index = first + u32::try_from(between.partition_point(|start| *start <= byte)).ok()?;
-        hint.set(index);
-        self.entries.get(index as usize).filter(|entry| entry.holds(byte, len))
+        Some(first + u32::try_from(between.partition_point(|start| *start <= byte)).ok()?)
+    }
+
+    /// The region of a range whose bytes are not going to be touched.
+    pub(crate) fn region_of(&self, range: PhysRange) -> Result<&Inner, Fault> {
+        let entry = self.find(range.byte_address()).and_then(|index| self.entries.get(index as usize));
+        entry.filter(|entry| entry.has(range)).map(|entry| &*entry.region).ok_or(Fault::Gone)
     }
 
     /// The frames behind addresses of this process, where they all lie in one region.
     pub(crate) fn resolve_addr(&self, addr: usize, len: usize) -> Option<PhysRange> {
-        let after = self.by_addr.partition_point(|index| self.entries[*index as usize].addr <= addr);
-        let entry = &self.entries[self.by_addr[after.checked_sub(1)?] as usize];
+        let entry = &self.entries[self.by_addr.at_or_below(addr)? as usize];
         let offset = (addr - entry.addr) as u64;
         let end = offset.checked_add(len as u64)?;
         let len = u32::try_from(len).ok().filter(|len| *len > 0)?;
@@ -169,6 +208,10 @@ fn insert(mut entries: Vec<Entry>, region: Arc<Inner>) -> Vec<Entry> {
     let entry = Entry {
         start: region.frames.start().number() * FRAME_SIZE,
         len: region.len(),
+        #[cfg(feature = "pmem-io")]
+        plain: if region.backing.device().is_some() { 0 } else { region.len() },
+        #[cfg(not(feature = "pmem-io"))]
+        plain: region.len(),
         addr: region.addr(),
         writable: region.backing.writable(),
         region,
@@ -179,10 +222,16 @@ fn insert(mut entries: Vec<Entry>, region: Arc<Inner>) -> Vec<Entry> {
 }
 
 impl Entry {
+    fn has(&self, range: PhysRange) -> bool {
+        let offset = range.byte_address().wrapping_sub(self.start);
+        offset < self.len && u64::from(range.len()) <= self.len - offset
+    }
+
+    /// As [`Entry::has`], and nothing else is to be done.
     #[inline]
     fn holds(&self, byte: u64, len: u32) -> bool {
         let offset = byte.wrapping_sub(self.start);
-        offset < self.len && u64::from(len) <= self.len - offset
+        offset < self.plain && u64::from(len) <= self.plain - offset
     }
 }
 

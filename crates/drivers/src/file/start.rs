@@ -6,7 +6,7 @@ use super::job::{Bounce, Job, Stage};
 use super::plan::Plan;
 use super::queue::{BURST, FileQueue, Token};
 use super::transfer;
-use pageless_block::{Completion, Flags, Op, Route, Status, Why};
+use pageless_block::{Completion, Flags, Op, Route, Status};
 use pageless_mem::Access;
 use pageless_mem::io::Full;
 use pageless_sys::file::FallocMode;
@@ -80,12 +80,13 @@ impl FileQueue {
         let (bio, from) = (&job.bio, job.done);
         let rest = (from > 0).then(|| bio.data.slice(from, bio.len - from));
         let list = rest.as_ref().unwrap_or(&bio.data);
-        let (plan, route) = match self.disk.direct {
-            Some(align) => (Plan::of(list, align, &online), Route::Direct),
-            None => (Ok(Plan::Direct { len: list.len_bytes(), suspect: None }), Route::Copy(Why::NoDirectIo)),
-        };
-        let (len, suspect) = match plan {
-            Ok(Plan::Direct { len, suspect }) => (len, suspect),
+        let access = if bio.op == Op::Read { Access::Write } else { Access::Read };
+        let (len, suspect, route) = match Plan::of(list, &self.disk.reach, access, &online) {
+            Ok(Plan::Frames { len, suspect, route }) => (len, suspect, route),
+            Ok(Plan::Refuse(why)) => {
+                job.route = job.route.worst(Route::Refuse(why));
+                return Start::Over(why.status());
+            }
             Ok(Plan::Bounce(why)) => {
                 job.route = job.route.worst(Route::Bounce(why));
                 job.stage = Stage::Bounce(Bounce::new(from, None));
@@ -96,11 +97,7 @@ impl FileQueue {
         };
         let first = (len < list.len_bytes()).then(|| list.slice(0, len));
         let frames = first.as_ref().unwrap_or(list).as_slice();
-        let pinned = match bio.op {
-            Op::Read => online.pin(frames, Access::Write),
-            _ => online.pin(frames, Access::Read),
-        };
-        let inflight = match pinned {
+        let inflight = match online.pin(frames, access) {
             Ok(inflight) => inflight,
             Err(fault) => return Start::Over(fault.into()),
         };
@@ -152,7 +149,6 @@ impl FileQueue {
     /// Gives slots to one job; false when they, or the burst, ended first.
     fn fill_for(&mut self, id: u32, burst: &mut u64) -> bool {
         let Some(Job { bio, stage: Stage::Bounce(bounce), .. }) = self.jobs.get(id) else { return true };
-        let online = self.reader.online();
         while bounce.has_more(bio.len) {
             if *burst >= BURST {
                 return false;
@@ -162,8 +158,8 @@ impl FileQueue {
             let Some(slot) = self.pool.take(Chunk { at, len, moved: 0 }) else { return false };
             let filled = match (bio.op, self.pool.range(slot, 0, len)) {
                 (Op::Read, _) | (_, None) => Ok(()),
-                (Op::WriteZeroes, Some(range)) => transfer::zero_slot(&online, range),
-                (_, Some(range)) => transfer::into_slot(&online, &bio.data.slice(at, len.into()), range),
+                (Op::WriteZeroes, Some(range)) => transfer::zero_slot(&mut self.reader, range),
+                (_, Some(range)) => transfer::into_slot(&mut self.reader, &bio.data.slice(at, len.into()), range),
             };
             if bio.op != Op::Read {
                 *burst += filled.map_or_else(|broken| broken.moved, |()| len.into());

@@ -3,7 +3,7 @@
 
 use super::Stopped;
 use pageless_block::{
-    Bio, Completion, Error, Extent, Flags, ListCursor, Op, Queue, Refused, RefusedWhy, Route, Status, Why,
+    Bio, Completion, Error, Extent, Flags, ListCursor, Op, Queue, Reach, Refused, RefusedWhy, Route, Status, Why,
 };
 use pageless_mem::persist::{self, Flusher};
 use pageless_mem::{Access, CopyError, Extents, Fault, Online, PhysRange, Reader, Region, copy};
@@ -14,6 +14,9 @@ const DEPTH: usize = 256;
 
 /// Bytes moved in one online section, at most: a revocation waits for its end.
 const SECTION: u64 = 1 << 20;
+
+/// Which way bytes go, whatever frames they go to: opening a window checks those.
+const ROUTE: Route = Reach::of_memory(Why::MemoryDisk).best();
 
 #[derive(Debug)]
 pub(super) struct MemoryQueue {
@@ -73,7 +76,10 @@ impl Medium {
     #[inline]
     fn execute(&mut self, reader: &mut Reader, bio: &Bio, next: Option<&Bio>) -> Completion {
         let (result, route) = match bio.op {
-            Op::Read | Op::Write => (self.transfer(reader, bio, next), Route::Copy(Why::MemoryDisk)),
+            Op::Read | Op::Write => {
+                let moved = self.transfer(reader, bio, next).and_then(|()| self.confirm(reader, bio));
+                (moved, ROUTE)
+            }
             Op::Flush => (self.flusher.flush().map_err(nothing_done), Route::None),
             Op::Discard => (self.region.punch(bio.sector.bytes(), bio.len).map_err(nothing_done), Route::None),
             Op::WriteZeroes => match self.write_zeroes(bio) {
@@ -92,6 +98,25 @@ impl Medium {
             Err(stopped) => (Status::from(stopped.fault), stopped.done),
         };
         Completion { tag: bio.tag, status, done, route }
+    }
+
+    /// A copy from or to memory of a device that went away "works": whether it was one.
+    #[inline]
+    fn confirm(&self, reader: &mut Reader, bio: &Bio) -> Result<(), Stopped> {
+        match reader.confirm() {
+            Ok(()) => Ok(()),
+            Err(fault) => self.blame(reader, bio, fault),
+        }
+    }
+
+    /// What was looked at ahead for the next bio is not this one's fault.
+    #[cold]
+    fn blame(&self, reader: &mut Reader, bio: &Bio, fault: Fault) -> Result<(), Stopped> {
+        let online = reader.online();
+        let gone = |range| online.kmap(range, Access::Read).is_err();
+        let media = self.region.range(bio.sector.bytes(), bio.len);
+        let ours = fault != Fault::Gone || media.into_iter().chain(&bio.data).any(gone);
+        if ours { Err(nothing_done(fault)) } else { Ok(()) }
     }
 
     /// `None`: only by storing zero after zero, which the submitter does not want.

@@ -392,7 +392,7 @@ impl Engine {
         if status == Status::Gone {
             self.notices.gone(bio.backend);
         }
-        self.counters.route(completion.route, completion.done.min(bio.bytes));
+        self.counters.routes[bio.backend].count(completion.route, completion.done.min(bio.bytes));
         match bio.purpose {
             Purpose::Job(key) => {
                 if let Some(slot) = bio.slot {
