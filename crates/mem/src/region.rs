@@ -245,7 +245,11 @@ impl Region {
         let end = self.end_of(offset, len).map_err(|_| self.outside(offset, len))?;
         let zero = |offset, len| self.zero(offset, len).map_err(|fault| Error::Fault { fault, offset, len });
         let Some((first, last)) = self.whole_frames(offset, end) else { return zero(offset, len) };
-        let closed = self.inner().holds.close(first, last, wait.deadline).map_err(|held| wait.in_flight(&held))?;
+        let closed =
+            self.inner().holds.close(first, last, wait.deadline).map_err(|held| match self.end_of(offset, len) {
+                Ok(_) => wait.in_flight(&held),
+                Err(_) => self.outside(offset, len),
+            })?;
         self.deallocate(first, last - first)?;
         drop(closed);
         zero(offset, first - offset)?;
@@ -304,7 +308,8 @@ impl Region {
             done += u64::from(piece.len());
         }
         crate::persist::fence();
-        reader.confirm()
+        reader.confirm()?;
+        if done < len { Err(Fault::Gone) } else { Ok(()) }
     }
 
     pub(crate) fn outside(&self, offset: u64, len: u64) -> Error {
