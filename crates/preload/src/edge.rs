@@ -18,10 +18,12 @@ use crate::layout::Segment;
 use crate::pool;
 
 mod aio;
+mod files;
 
 unsafe extern "C" {
     fn __errno_location() -> *mut c_int;
     fn dlsym(handle: *mut c_void, name: *const c_char) -> *mut c_void;
+    fn dlerror() -> *const c_char;
     fn getenv(name: *const c_char) -> *const c_char;
 }
 
@@ -38,10 +40,15 @@ extern "C" fn constructor() {
             next.store(found.cast(), Ordering::Release);
         }
     }
-    aio::resolve(|name| {
+    let find = |name: &CStr| {
         // SAFETY: a terminated name.
         unsafe { dlsym(RTLD_NEXT, name.as_ptr()) as usize }
-    });
+    };
+    aio::resolve(find);
+    files::resolve(find);
+    // What was not found is none of the program's errors.
+    // SAFETY: takes nothing; the string it returns is not used.
+    unsafe { dlerror() };
     // SAFETY: a terminated name; the program's threads do not run yet.
     let path = unsafe { getenv(counters::names::VARIABLE.as_ptr()) };
     if !path.is_null() {
@@ -174,6 +181,15 @@ interpose! {
         => one(Direction::Read, fd, buf, len, Position::At(at));
     18 __pread64_chk(fd: c_int, buf: usize, len: usize, at: isize, _size: usize) = PREAD [fd, buf, len, at]
         => one(Direction::Read, fd, buf, len, Position::At(at));
+    // glibc's other names.
+    19 __read(fd: c_int, buf: usize, len: usize) = READ [fd, buf, len]
+        => one(Direction::Read, fd, buf, len, Position::Current);
+    20 __write(fd: c_int, buf: usize, len: usize) = WRITE [fd, buf, len]
+        => one(Direction::Write, fd, buf, len, Position::Current);
+    21 __pread64(fd: c_int, buf: usize, len: usize, at: isize) = PREAD [fd, buf, len, at]
+        => one(Direction::Read, fd, buf, len, Position::At(at));
+    22 __pwrite64(fd: c_int, buf: usize, len: usize, at: isize) = PWRITE [fd, buf, len, at]
+        => one(Direction::Write, fd, buf, len, Position::At(at));
 }
 
 fn one(direction: Direction, file: c_int, addr: usize, len: usize, position: Position) -> Call {

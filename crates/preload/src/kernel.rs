@@ -56,6 +56,8 @@ const GETRLIMIT: usize = 97;
 const IO_GETEVENTS: usize = 208;
 const IO_PGETEVENTS: usize = 333;
 const MEMFD_CREATE: usize = 319;
+const RT_SIGPROCMASK: usize = 14;
+const STATX: usize = 332;
 const PREADV2: usize = 327;
 const PWRITEV2: usize = 328;
 
@@ -112,6 +114,8 @@ pub(crate) struct Stat {
     pub(crate) ino: u64,
     pub(crate) mode: u32,
     pub(crate) size: u64,
+    /// When it was last changed: seconds, nanoseconds.
+    pub(crate) changed: (u64, u64),
 }
 
 /// What a descriptor refers to.
@@ -120,8 +124,32 @@ pub(crate) fn stat(file: i32) -> Result<Stat, Errno> {
     let mut words = [0u64; 18];
     // SAFETY: the kernel fills 144 bytes, and that is the array.
     unsafe { call(FSTAT, [int(file), (&raw mut words) as usize, 0, 0, 0, 0]) }?;
-    let [dev, ino, _nlink, mode, _gid, _rdev, size, ..] = words;
-    Ok(Stat { dev, ino, mode: (mode & 0xffff_ffff) as u32, size })
+    // Then st_blksize, st_blocks, st_atim, st_mtim, st_ctim.
+    let [dev, ino, _nlink, mode, _gid, _rdev, size, .., seconds, nanoseconds, _, _, _] = words;
+    Ok(Stat { dev, ino, mode: (mode & 0xffff_ffff) as u32, size, changed: (seconds, nanoseconds) })
+}
+
+/// When an open file was made, where its file system knows.
+pub(crate) fn born(file: i32) -> Option<(u64, u64)> {
+    const AT_EMPTY_PATH: usize = 0x1000;
+    const STATX_BTIME: usize = 0x800;
+    // struct statx: 256 bytes, stx_mask in front, stx_btime at 80: seconds, and 32 bits of nanoseconds.
+    let mut words = [0u64; 32];
+    let empty = c"".as_ptr() as usize;
+    // SAFETY: the kernel fills 256 bytes, and that is the array.
+    unsafe { call(STATX, [int(file), empty, AT_EMPTY_PATH, STATX_BTIME, (&raw mut words) as usize, 0]) }.ok()?;
+    let known = words[0] & STATX_BTIME as u64 != 0;
+    known.then_some((words[10], words[11] & 0xffff_ffff))
+}
+
+/// Whether the kernel can read the page of this address: a call with an operation that there is none of, which is
+/// refused after its argument was read.
+pub(crate) fn is_readable(addr: usize) -> bool {
+    const NO_OPERATION: usize = 99;
+    const SET_BYTES: usize = 8;
+    // SAFETY: the kernel reads eight bytes, and changes nothing.
+    let refused = unsafe { call(RT_SIGPROCMASK, [NO_OPERATION, addr, 0, SET_BYTES, 0, 0]) };
+    refused == Err(Errno::EINVAL)
 }
 
 /// The status flags of an open file.
@@ -320,6 +348,12 @@ pub(crate) mod number {
     pub(crate) const PWRITEV: usize = 296;
     pub(crate) const PREADV2: usize = super::PREADV2;
     pub(crate) const PWRITEV2: usize = super::PWRITEV2;
+    pub(crate) const CLOSE: usize = super::CLOSE;
+    pub(crate) const DUP2: usize = 33;
+    pub(crate) const DUP3: usize = 292;
+    pub(crate) const CLOSE_RANGE: usize = 436;
+    pub(crate) const IO_DESTROY: usize = 207;
+    pub(crate) const IO_SUBMIT: usize = 209;
     pub(crate) const IO_GETEVENTS: usize = super::IO_GETEVENTS;
     pub(crate) const IO_PGETEVENTS: usize = super::IO_PGETEVENTS;
 }

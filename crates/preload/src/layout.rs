@@ -17,6 +17,7 @@ const ADDRESSES: usize = 1 << 56;
 
 /// A run of the program's memory: an iovec.
 #[derive(Debug, Copy, Clone, PartialEq, Eq)]
+#[repr(C)]
 pub(crate) struct Segment {
     pub(crate) addr: usize,
     pub(crate) len: usize,

@@ -328,12 +328,6 @@ impl Slot {
         SlotSegments { slot: self, count: count.min(MAX_SEGMENTS) }
     }
 
-    /// Copies a structure of the program here, and returns its words.
-    pub(crate) fn load_words<const N: usize>(&self, addr: usize, caller: Caller) -> Result<[u64; N], Errno> {
-        self.load(addr, 8 * N, caller)?;
-        Ok(core::array::from_fn(|n| self.word(8 * n)))
-    }
-
     /// Copies the program's words to the first array. Two calls of the kernel, and no load of our own from an address
     /// of the program's.
     fn load(&self, addr: usize, bytes: usize, caller: Caller) -> Result<(), Errno> {
@@ -418,7 +412,7 @@ impl Drop for Slot {
                 pool.header().taken.fetch_and(!mask, Ordering::Release);
             }
             From::Kernel(made) => {
-                if kernel::stat(self.file) == Ok(made) {
+                if kernel::stat(self.file).is_ok_and(|now| now.dev == made.dev && now.ino == made.ino) {
                     kernel::close(self.file);
                 }
                 // SAFETY: made for this call, which is over.

@@ -153,12 +153,90 @@ static void end_of_file(const char *kind)
     MOVES(one(&iocb), 0);
 }
 
-/* A pointer that is no memory stays EFAULT, and so does an iocb that is another one by now. */
+/* One iocb and one iovec for all, as io_submit allows: it copies them. Another's by the time the event is fetched. */
+static void reused(const char *kind)
+{
+    static unsigned char victim[BLOCK] __attribute__((aligned(BLOCK)));
+    static struct iovec iov;
+    struct iocb iocb, *list = &iocb;
+    struct io_event events[8];
+    int fd = open_direct(0, FILE_BYTES), bad = 0;
+    MUST(memory.len >= 8 * BLOCK);
+    (void)kind;
+    start();
+    for (size_t n = 0; n < 8; n++) {
+        iov = (struct iovec){ memory.at + n * BLOCK, BLOCK };
+        if (n % 2)
+            io_prep_preadv(&iocb, fd, &iov, 1, (long long)(n + 1) * BLOCK);
+        else
+            io_prep_pread(&iocb, fd, memory.at + n * BLOCK, BLOCK, (long long)(n + 1) * BLOCK);
+        iocb.data = (void *)n;
+        MUST(io_submit(context, 1, &list) == 1);
+    }
+    iov = (struct iovec){ victim, BLOCK };
+    io_prep_pwrite(&iocb, fd, victim, BLOCK, 0);
+    MUST(io_getevents(context, 8, 8, events, NULL) == 8);
+    for (size_t n = 0; n < 8; n++) {
+        errno = (long)events[n].res < 0 ? (int)-(long)events[n].res : 0;
+        moves("a read", __LINE__, errno ? -1 : (long)events[n].res, BLOCK);
+        bad |= 1 << (size_t)events[n].data;
+    }
+    MUST(bad == 255);
+    expect("eight reads", memory.at, 1, BLOCK, 8 * BLOCK);
+    for (size_t n = 0; n < BLOCK; n++)
+        MUST(victim[n] == 0);
+    expect_file("untouched", 0, FILE_BYTES, 1, 0);
+    /* In memory that is gone when the event is fetched. */
+    struct iocb *gone = mmap(NULL, BLOCK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    io_prep_pwrite(gone, fd, memory.at, BLOCK, 0);
+    MUST(io_submit(context, 1, &gone) == 1);
+    munmap(gone, BLOCK);
+    MUST(io_getevents(context, 1, 1, events, NULL) == 1);
+    MUST((long)events[0].res == BLOCK);
+    expect_file("written", 0, BLOCK, 1, BLOCK);
+    /* The same number for another file. */
+    char name[PATH_MAX];
+    snprintf(name, sizeof name, "%s.next", file_path);
+    int next = open(name, O_RDWR | O_CREAT | O_TRUNC | O_DIRECT, 0600);
+    unlink(name);
+    MUST(next >= 0 && dup2(next, fd) == fd);
+    io_prep_pwrite(&iocb, fd, memory.at, BLOCK, 0);
+    MOVES(one(&iocb), BLOCK);
+    struct stat st;
+    MUST(fstat(next, &st) == 0 && st.st_size == BLOCK);
+}
+
+/* A context is made and destroyed with requests under way, again and again; what it left must not be taken for another's. */
+static void destroyed(const char *kind)
+{
+    struct iocb iocb, *list = &iocb;
+    int fd = open_direct(0, FILE_BYTES);
+    (void)kind;
+    for (size_t n = 0; n < 100; n++) {
+        start();
+        io_prep_pread(&iocb, fd, memory.at, BLOCK, (long long)n * BLOCK);
+        MOVES(one(&iocb), BLOCK);
+        expect("a read", memory.at, 1, n * BLOCK, BLOCK);
+        MUST(io_submit(context, 1, &list) == 1);
+        MUST(io_destroy(context) == 0);
+        context = NULL;
+    }
+}
+
+static void expect_refused(const char *what, struct iocb *iocb)
+{
+    struct io_event event;
+    (void)what;
+    MUST(io_getevents(context, 1, 1, &event, NULL) == 1);
+    MUST(event.obj == iocb && (long)event.res == -EFAULT);
+}
+
+/* A pointer that is no memory stays EFAULT, and so does a request of which the event does not say which it was. */
 static void stays_refused(const char *kind)
 {
     unsigned char *nothing = mmap(NULL, 2 * BLOCK, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     int fd = open_direct(0, FILE_BYTES);
-    struct iocb iocb, *list = &iocb;
+    struct iocb iocb, *list = &iocb, *bad[2] = { &iocb, (struct iocb *)nothing };
     struct io_event event;
     (void)kind;
     start();
@@ -166,19 +244,34 @@ static void stays_refused(const char *kind)
     REFUSED(one(&iocb), EFAULT);
     io_prep_pwrite(&iocb, fd, nothing, BLOCK, 0);
     REFUSED(one(&iocb), EFAULT);
+    /* What io_submit itself refuses, in part or as a whole. */
+    MUST(io_submit(context, 1, bad + 1) == -EFAULT);
+    MUST(io_submit(context, 1, (struct iocb **)nothing) == -EFAULT);
+    MUST(io_submit(context, -1, &list) == -EINVAL);
+    MUST(io_submit(context, 0, &list) == 0);
+    MUST(io_submit(NULL, 1, &list) == -EINVAL);
+    MUST(io_submit(context, 2, bad) == 1);
+    expect_refused("no memory", &iocb);
+    io_prep_preadv(&iocb, fd, (struct iovec *)nothing, 2, 0);
+    MUST(io_submit(context, 1, &list) == -EFAULT);
+    /* Twice the same iocb, and no data. */
+    for (size_t n = 0; n < 2; n++) {
+        io_prep_pwrite(&iocb, fd, memory.at + n * BLOCK, BLOCK, (long long)n * BLOCK);
+        MUST(io_submit(context, 1, &list) == 1);
+    }
+    expect_refused("one of two", &iocb);
+    expect_refused("the other", &iocb);
+    /* The descriptor is another file when the event is fetched. */
     io_prep_pwrite(&iocb, fd, memory.at, BLOCK, 0);
-    iocb.data = &event;
     MUST(io_submit(context, 1, &list) == 1);
-    iocb.data = &iocb;
-    MUST(io_getevents(context, 1, 1, &event, NULL) == 1);
-    MUST((long)event.res == -EFAULT);
-    /* In memory that is gone when the event is fetched. */
-    struct iocb *gone = mmap(NULL, BLOCK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    io_prep_pwrite(gone, fd, memory.at, BLOCK, 0);
-    MUST(io_submit(context, 1, &gone) == 1);
-    munmap(gone, BLOCK);
-    MUST(io_getevents(context, 1, 1, &event, NULL) == 1);
-    MUST((long)event.res == -EFAULT);
+    char name[PATH_MAX];
+    snprintf(name, sizeof name, "%s.other", file_path);
+    int other = open(name, O_RDWR | O_CREAT | O_TRUNC | O_DIRECT, 0600);
+    MUST(other >= 0 && dup2(other, fd) == fd);
+    expect_refused("another file", &iocb);
+    struct stat st;
+    MUST(fstat(other, &st) == 0 && st.st_size == 0);
+    unlink(name);
     expect_file("untouched", 0, FILE_BYTES, 1, 0);
     struct timespec none = { 0, 0 };
     MUST(io_getevents(context, 1, 1, &event, &none) == 0);
@@ -186,7 +279,7 @@ static void stays_refused(const char *kind)
 
 static const struct a_case cases[] = {
     { "reads_and_writes", reads_and_writes }, { "deep", deep }, { "large", large }, { "appends", appends },
-    { "end_of_file", end_of_file }, { "stays_refused", stays_refused }, { NULL, NULL },
+    { "end_of_file", end_of_file }, { "reused", reused }, { "destroyed", destroyed }, { "stays_refused", stays_refused }, { NULL, NULL },
 };
 
 int main(int argc, char **argv)
