@@ -231,6 +231,16 @@ fn the_library_is_written_safely() {
         assert!(child.wait().expect("it ends").success());
     }
     assert_eq!(fs::read(library(&runtime)).expect("the library"), good);
+    // Somebody may put another folder in its place.
+    let loose = runtime.path("loose");
+    fs::create_dir_all(format!("{loose}/mine")).expect("made");
+    for (mode, used) in [(0o777, false), (0o770, false), (0o1777, true), (0o755, true)] {
+        fs::set_permissions(&loose, fs::Permissions::from_mode(mode)).expect("chmod");
+        let mut run = command(&runtime, &["--", "sh", "-c", "echo $LD_PRELOAD"]);
+        let out = run.env("XDG_RUNTIME_DIR", format!("{loose}/mine")).output().expect("it starts");
+        assert!(out.status.success(), "{}", said(&out));
+        assert_eq!(said(&out).contains(&loose), used, "{mode:o}: {}", said(&out));
+    }
     // Somebody may look into it: not a folder to load code from.
     let folder = std::path::Path::new(&path).parent().expect("a folder");
     fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).expect("chmod");

@@ -12,6 +12,9 @@
 //!   atomic (`RWF_ATOMIC`). Up to [`WHOLE`], that is: beyond it another thread or process with the same position, or
 //!   another appender, can come between two pieces, and memory is not doubled. Calls at an offset are cut from about 1
 //!   MiB on. A cut is at a multiple of the block size, and a call ends at the first piece that is short or fails.
+//! * **A wrong pointer** anywhere in a call is `EFAULT` before anything is written, as far as the program leaves its
+//!   memory alone meanwhile.
+//! * **Signals** wait until the call is over, as they do for a direct call of the kernel.
 //! * **Errors** are the kernel's for the slot, alignment included ([`crate::layout`]); `RWF_*` flags go along.
 
 use crate::counters::{self, Counter};
@@ -61,7 +64,10 @@ pub(crate) struct Call {
 
 /// Makes the call again through a slot. `None`: the kernel's `EFAULT` stands.
 pub(crate) fn bounce(call: &Call, caller: Caller) -> Option<Result<usize, Errno>> {
+    // A handler that jumps out, or ends the thread, would take the slot with it. Cancellation is a signal as well.
+    let blocked = kernel::block_signals();
     let answer = again(call, caller);
+    kernel::restore_signals(blocked);
     match answer {
         Some(Ok(bytes)) => {
             let (calls, moved) = match call.direction {
@@ -180,6 +186,10 @@ impl<'a> Bounce<'a> {
     /// Moves the whole call, chunk by chunk.
     fn run(&self) -> Result<usize, Errno> {
         let (mut cursor, mut done) = (Cursor::START, 0);
+        let first = layout::chunk(self.segments(), cursor, self.slot.payload(), self.total);
+        if self.call.direction == Direction::Write && first < self.total && !self.is_all_there() {
+            return Err(Errno::EFAULT);
+        }
         while done < self.total {
             let chunk = layout::chunk(self.segments(), cursor, self.slot.payload(), self.total - done);
             if chunk == 0 {
@@ -187,6 +197,8 @@ impl<'a> Bounce<'a> {
             }
             let moved = match self.chunk(cursor, chunk, done) {
                 Ok(moved) => moved,
+                // A read of which a part cannot be delivered is none, unless the position says otherwise.
+                Err(Errno::EFAULT) if self.reads_at() => return Err(Errno::EFAULT),
                 Err(errno) => return if done > 0 { Ok(done) } else { Err(errno) },
             };
             done += moved;
@@ -196,6 +208,19 @@ impl<'a> Bounce<'a> {
             cursor = cursor.advance(self.segments(), moved);
         }
         Ok(done)
+    }
+
+    /// Whether the kernel can read all that is to be written, for a call that is moved in pieces: a wrong pointer at its
+    /// end must be told before the first makes the file larger. One page at a time, as it is cheap beside the copy.
+    fn is_all_there(&self) -> bool {
+        layout::pieces(self.segments(), Cursor::START, usize::MAX, self.total).all(|piece| {
+            let (first, last) = (piece.addr / layout::PAGE, piece.addr.saturating_add(piece.len - 1) / layout::PAGE);
+            (first..=last).all(|page| kernel::is_readable(page * layout::PAGE))
+        })
+    }
+
+    fn reads_at(&self) -> bool {
+        self.call.direction == Direction::Read && self.call.position != Position::Current
     }
 
     /// Moves `bytes` bytes, `done` bytes into the call.

@@ -50,6 +50,7 @@ const MADVISE: usize = 28;
 const CLOSE: usize = 3;
 const OPEN: usize = 2;
 const GETPID: usize = 39;
+const KILL: usize = 62;
 const FCNTL: usize = 72;
 const FTRUNCATE: usize = 77;
 const GETRLIMIT: usize = 97;
@@ -146,9 +147,8 @@ pub(crate) fn born(file: i32) -> Option<(u64, u64)> {
 /// refused after its argument was read.
 pub(crate) fn is_readable(addr: usize) -> bool {
     const NO_OPERATION: usize = 99;
-    const SET_BYTES: usize = 8;
     // SAFETY: the kernel reads eight bytes, and changes nothing.
-    let refused = unsafe { call(RT_SIGPROCMASK, [NO_OPERATION, addr, 0, SET_BYTES, 0, 0]) };
+    let refused = unsafe { call(RT_SIGPROCMASK, [NO_OPERATION, addr, 0, SIGNAL_SET_BYTES, 0, 0]) };
     refused == Err(Errno::EINVAL)
 }
 
@@ -182,6 +182,33 @@ pub(crate) fn open(path: &core::ffi::CStr) -> Result<i32, Errno> {
 pub(crate) fn process() -> usize {
     // SAFETY: touches no memory.
     unsafe { call(GETPID, [0; 6]) }.unwrap_or(0)
+}
+
+/// Whether there is a process with this id.
+pub(crate) fn is_alive(process: usize) -> bool {
+    const ESRCH: Errno = Errno(3);
+    // SAFETY: signal 0 is sent to nobody.
+    let asked = unsafe { call(KILL, [process, 0, 0, 0, 0, 0]) };
+    asked != Err(ESRCH)
+}
+
+const SIG_SETMASK: usize = 2;
+const SIGNAL_SET_BYTES: usize = 8;
+
+/// Blocks all signals in this thread; those that were blocked before.
+pub(crate) fn block_signals() -> u64 {
+    let (all, mut before) = (u64::MAX, 0u64);
+    let sets = [(&raw const all) as usize, (&raw mut before) as usize];
+    // SAFETY: one set is read and one is written; both are words of ours.
+    let _ = unsafe { call(RT_SIGPROCMASK, [SIG_SETMASK, sets[0], sets[1], SIGNAL_SET_BYTES, 0, 0]) };
+    before
+}
+
+/// Blocks these signals, and no others.
+pub(crate) fn restore_signals(blocked: u64) {
+    let set = (&raw const blocked) as usize;
+    // SAFETY: the set is read.
+    let _ = unsafe { call(RT_SIGPROCMASK, [SIG_SETMASK, set, 0, SIGNAL_SET_BYTES, 0, 0]) };
 }
 
 pub(crate) fn yield_now() {

@@ -16,12 +16,13 @@
 //! # Programs that close what they did not open
 //! Daemons do, and the number may be given to one of their files next: each time before a slot is used the descriptor
 //! is compared (device, inode) with what the pool was made of. A pool that lost its descriptor is abandoned, not
-//! unmapped: another thread may be in it.
+//! unmapped: another thread may be in it. A vfork child that closed it leaves it to its parent, which has it still, and
+//! makes a slot for each call.
 //!
 //! # Never blocks
-//! Taking a slot is one compare-and-swap. When all are taken (64 threads, or nested signal handlers, or a thread
-//! cancelled in the middle) a call makes a slot for itself; if the kernel refuses that too, it looks again a bounded
-//! number of times, and then the kernel's `EFAULT` stands.
+//! Taking a slot is one compare-and-swap. When all are taken a call makes a slot for itself; if the kernel refuses that
+//! too, or [`TEMPORARIES`] are in use, it looks again a bounded number of times, and then the kernel's `EFAULT` stands.
+//! Signals wait while a call has a slot ([`crate::bounce`]), so that no handler jumps out of it and keeps it taken.
 
 #![allow(unsafe_code, reason = "the pool's words and arrays lie in mappings that it makes itself")]
 
@@ -45,9 +46,15 @@ const ARRAYS: usize = 2 * DEVICE_IOVECS;
 const OWN: usize = PAGE + SLOTS * ARRAYS;
 const POOL: usize = SLOTS * SLOT;
 const LOOKS: u32 = 1000;
+/// Slots made for one call that an address space has at most.
+const TEMPORARIES: usize = 64;
 
 /// The address of the page that says where this address space's pool is; 0 before the first use.
 static HOME: AtomicUsize = AtomicUsize::new(0);
+
+/// The descriptor of the last pool plus one, its device and inode. A forked child inherits both, and closes the
+/// descriptor, which is of no use to it.
+static LAST: [AtomicU64; 3] = [const { AtomicU64::new(0) }; 3];
 
 /// What a pool is: the start of its own words, which read as zeroes in a forked child.
 #[repr(C)]
@@ -57,6 +64,8 @@ struct Header {
     file: AtomicI32,
     dev: AtomicU64,
     ino: AtomicU64,
+    /// The process that made it.
+    owner: AtomicUsize,
     /// One bit for each slot that is taken.
     taken: AtomicU64,
 }
@@ -68,6 +77,8 @@ struct Home {
     pool: AtomicUsize,
     /// Which address space this is: no child has its parent's.
     space: AtomicUsize,
+    /// Slots that were made for one call and are in use.
+    temporaries: AtomicUsize,
 }
 
 /// The page of [`HOME`], made if need be.
@@ -120,9 +131,22 @@ impl Pool {
         if found != 0 && Pool(found).has_its_file() {
             return Some(Pool(found));
         }
+        if found == 0 {
+            close_inherited();
+        } else if Pool(found).is_anothers() {
+            return None;
+        }
         let made = Pool::make()?;
         match home.pool.compare_exchange(found, made.0, Ordering::AcqRel, Ordering::Acquire) {
-            Ok(_) => Some(made),
+            Ok(_) => {
+                let header = made.header();
+                LAST[0].store(0, Ordering::Relaxed);
+                LAST[1].store(header.dev.load(Ordering::Relaxed), Ordering::Relaxed);
+                LAST[2].store(header.ino.load(Ordering::Relaxed), Ordering::Relaxed);
+                let file = header.file.load(Ordering::Relaxed);
+                LAST[0].store(u64::try_from(file).map_or(0, |file| file + 1), Ordering::Release);
+                Some(made)
+            }
             Err(other) => {
                 made.discard();
                 Some(Pool(other)).filter(|pool| pool.0 != 0 && pool.has_its_file())
@@ -150,6 +174,7 @@ impl Pool {
         header.file.store(file, Ordering::Relaxed);
         header.dev.store(stat.dev, Ordering::Relaxed);
         header.ino.store(stat.ino, Ordering::Relaxed);
+        header.owner.store(kernel::process(), Ordering::Relaxed);
         Some(pool)
     }
 
@@ -157,6 +182,13 @@ impl Pool {
         // SAFETY: memory that `make` mapped, which reads as zeroes when new and in a child: valid for these atomics. It is
         // unmapped only while nobody else knows it.
         unsafe { &*(self.0 as *const Header) }
+    }
+
+    /// Whether a process made it that lives, and is not this one: the other runs in the same memory, with descriptors
+    /// of its own.
+    fn is_anothers(self) -> bool {
+        let owner = self.header().owner.load(Ordering::Relaxed);
+        owner != kernel::process() && kernel::is_alive(owner)
     }
 
     fn has_its_file(self) -> bool {
@@ -169,11 +201,13 @@ impl Pool {
     fn take(self, count: usize) -> Option<Slot> {
         // First, so that in a child which was forked in between nothing that follows passes for the child's.
         let space = space();
+        // To write to a file past this limit is a signal, memfds included.
+        let usable = usize::try_from(kernel::limit(kernel::FILE_SIZE)).map_or(SLOTS, |limit| (limit / SLOT).min(SLOTS));
         let taken = &self.header().taken;
         let mut seen = taken.load(Ordering::Relaxed);
         let ones = u64::MAX.checked_shr(u32::try_from(64 - count).ok()?)?;
         loop {
-            let first = (0..=SLOTS.checked_sub(count)?).find(|at| seen & (ones << at) == 0)?;
+            let first = (0..=usable.checked_sub(count)?).find(|at| seen & (ones << at) == 0)?;
             let mask = ones << first;
             match taken.compare_exchange_weak(seen, seen | mask, Ordering::Acquire, Ordering::Relaxed) {
                 Ok(_) => {
@@ -187,6 +221,15 @@ impl Pool {
                 Err(now) => seen = now,
             }
         }
+    }
+}
+
+/// Closes what a fork left here of the parent's.
+fn close_inherited() {
+    let [file, dev, ino] = [0, 1, 2].map(|n: usize| LAST[n].load(Ordering::Acquire));
+    let Some(file) = file.checked_sub(1).and_then(|file| i32::try_from(file).ok()) else { return };
+    if kernel::stat(file).is_ok_and(|now| now.dev == dev && now.ino == ino) {
+        kernel::close(file);
     }
 }
 
@@ -290,12 +333,20 @@ impl Slot {
 
     fn make(len: usize) -> Option<Slot> {
         let space = space();
-        let (file, stat, addr) = file_and_mapping(len)?;
-        let Some(arrays) = own_words(ARRAYS) else {
-            discard(file, addr, len);
-            return None;
+        let in_use = &home()?.temporaries;
+        let made = || {
+            let (file, stat, addr) = file_and_mapping(len)?;
+            let Some(arrays) = own_words(ARRAYS) else {
+                discard(file, addr, len);
+                return None;
+            };
+            Some(Slot { arrays, addr, file, offset: 0, len, space, from: From::Kernel(stat) })
         };
-        Some(Slot { arrays, addr, file, offset: 0, len, space, from: From::Kernel(stat) })
+        let slot = if in_use.fetch_add(1, Ordering::Relaxed) < TEMPORARIES { made() } else { None };
+        if slot.is_none() {
+            in_use.fetch_sub(1, Ordering::Relaxed);
+        }
+        slot
     }
 
     /// Bytes of payload.
@@ -419,6 +470,9 @@ impl Drop for Slot {
                 unsafe { kernel::unmap(self.addr, self.len) };
                 // SAFETY: as above.
                 unsafe { kernel::unmap(self.arrays, ARRAYS) };
+                if let Some(home) = home() {
+                    home.temporaries.fetch_sub(1, Ordering::Relaxed);
+                }
             }
         }
     }

@@ -34,10 +34,13 @@ impl Folder {
     }
 
     fn below(base: &Path, me: u32) -> Result<Folder, String> {
-        if !base.is_absolute() || base.as_os_str().as_bytes().iter().any(|b| *b == b':' || b.is_ascii_whitespace()) {
+        let base = base.canonicalize().map_err(|error| error.to_string())?;
+        if base.as_os_str().as_bytes().iter().any(|b| *b == b':' || b.is_ascii_whitespace()) {
             return Err("LD_PRELOAD cannot hold this path".into());
         }
-        let base = base.canonicalize().map_err(|error| error.to_string())?;
+        if let Some(why) = base.ancestors().find_map(|folder| others_can_replace(folder, me)) {
+            return Err(why);
+        }
         if is_noexec(&base) {
             return Err("mounted noexec".into());
         }
@@ -58,6 +61,21 @@ impl Folder {
     pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
+}
+
+/// Why somebody else could put another folder in the place of what lies in this one.
+fn others_can_replace(folder: &Path, me: u32) -> Option<String> {
+    const STICKY: u32 = 0o1000;
+    const ROOT: u32 = 0;
+    let meta = match folder.symlink_metadata() {
+        Ok(meta) => meta,
+        Err(error) => return Some(format!("{}: {error}", folder.display())),
+    };
+    if meta.uid() != me && meta.uid() != ROOT {
+        return Some(format!("{} belongs to somebody else (user {})", folder.display(), meta.uid()));
+    }
+    let open = meta.mode() & 0o022 != 0 && meta.mode() & STICKY == 0;
+    open.then(|| format!("{} can be written by others (mode {:o})", folder.display(), meta.mode() & 0o7777))
 }
 
 /// Whether the file system with this path lets nothing be executed, as far as can be told.

@@ -2,6 +2,7 @@
 /* What a program may do at the wrong moment: bad pointers, unmapping, fork, vfork, signals, threads, closing everything. */
 #include "memory.h"
 #include <pthread.h>
+#include <setjmp.h>
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/time.h>
@@ -68,6 +69,146 @@ static void bad_pointers(const char *kind)
     MUST(pread(plain, memory.at, BLOCK, 0) == BLOCK && errno == 77);
     expect_file("untouched", 0, FILE_BYTES, 1, 0);
     MUST(is_block || file_size() == FILE_BYTES);
+}
+
+/* A wrong pointer at the end of a call that is moved in pieces: as with ordinary memory, nothing is written. */
+static void bad_tail(const char *kind)
+{
+    size_t len = memory.len;
+    struct iovec iov[3] = { { memory.at, len }, { memory.at, len }, { memory.at - BLOCK, BLOCK } };
+    int fd = open_direct(0, 0);
+    (void)kind;
+    MUST(!is_block && len >= 2 << 20);
+    fill(memory.at, 3, 0, len);
+    REFUSED(pwrite(fd, memory.at, len + BLOCK, 0), EFAULT);
+    REFUSED(write(fd, memory.at, len + BLOCK), EFAULT);
+    REFUSED(pwritev(fd, iov, 3, 0), EFAULT);
+    MUST(file_size() == 0);
+    MOVES(pwritev(fd, iov, 2, 0), 2 * (long)len);
+    REFUSED(pread(fd, memory.at, len + BLOCK, 0), EFAULT);
+    REFUSED(preadv(fd, iov + 1, 2, 0), EFAULT);
+    expect_file("what was written", len, len, 3, 0);
+}
+
+/* Past this limit a write is a signal, and the slots are a file as well. */
+static void small_file_limit(const char *kind)
+{
+    int fd = open_direct(0, FILE_BYTES);
+    struct iovec iov = { memory.at, BLOCK };
+    struct rlimit limit = { 1 << 20, RLIM_INFINITY };
+    (void)kind;
+    MUST(setrlimit(RLIMIT_FSIZE, &limit) == 0);
+    read_block(fd, memory.at, 1);
+    MOVES(preadv(fd, &iov, 1, 0), BLOCK);
+    pid_t child = fork();
+    if (child == 0) {
+        /* No pool can be made, but a slot. */
+        read_block(fd, memory.at, 2);
+        _exit(0);
+    }
+    MUST(ends_well(child));
+    for (rlim_t n = 0; n < 4; n++) {
+        limit.rlim_cur = n * 512;
+        MUST(setrlimit(RLIMIT_FSIZE, &limit) == 0);
+        REFUSED(pread(fd, memory.at, BLOCK, 0), EFAULT);
+        REFUSED(preadv(fd, &iov, 1, 0), EFAULT);
+    }
+}
+
+static int count_lines(const char *path, const char *with)
+{
+    char line[512];
+    int count = 0;
+    FILE *file = fopen(path, "r");
+    MUST(file);
+    while (fgets(line, sizeof line, file))
+        count += strstr(line, with) != NULL;
+    fclose(file);
+    return count;
+}
+
+static int count_files(void)
+{
+    int count = 0;
+    for (int fd = 0; fd < 2048; fd++)
+        count += fcntl(fd, F_GETFD) >= 0;
+    return count;
+}
+
+/* Children in the parent's memory that close what they did not open leave nothing behind there. */
+static void vforks_that_close(const char *kind)
+{
+    static volatile int n, fd;
+    (void)kind;
+    fd = open_direct(0, FILE_BYTES);
+    MUST(dup2(fd, 3) == 3);
+    read_block(3, memory.at, 1);
+    int files = count_files(), maps = count_lines("/proc/self/maps", "pageless-slots");
+    for (n = 0; n < 20; n++) {
+        pid_t child = vfork();
+        if (child == 0) {
+            syscall(SYS_close_range, 4, ~0U, 0);
+            _exit(pread(3, memory.at, BLOCK, 0) == BLOCK ? 0 : 1);
+        }
+        MUST(child > 0 && ends_well(child));
+        read_block(3, memory.at, 1);
+    }
+    MUST(count_files() == files);
+    MUST(count_lines("/proc/self/maps", "pageless-slots") == maps);
+}
+
+/* A child of a child of a child has as many descriptors as the first. */
+static void chain_of_forks(const char *kind)
+{
+    int fd = open_direct(0, FILE_BYTES), files = 0;
+    for (int n = 0; n < 20; n++) {
+        read_block(fd, memory.at, 1);
+        if (n == 0)
+            files = count_files();
+        MUST(count_files() == files);
+        pid_t child = fork();
+        if (child)
+            exit(ends_well(child) ? 0 : 1);
+        munmap(memory.at, memory.len);
+        memory = map_memory(kind);
+    }
+    exit(0);
+}
+
+static sigjmp_buf jump;
+static volatile int in_call, jumps;
+
+static void jumps_out(int number)
+{
+    (void)number;
+    if (in_call)
+        siglongjmp(jump, 1);
+}
+
+/* A handler that never comes back does not keep a slot. */
+static void handlers_that_jump(const char *kind)
+{
+    static volatile int fd, rounds;
+    struct itimerval often = { { 0, 300 }, { 0, 300 } };
+    (void)kind;
+    fd = open_direct(0, FILE_BYTES);
+    read_block(fd, memory.at, 1);
+    int files = count_files(), maps = count_lines("/proc/self/maps", "pageless-slots");
+    signal(SIGALRM, jumps_out);
+    setitimer(ITIMER_REAL, &often, NULL);
+    for (rounds = 0; jumps < ROUNDS && rounds < 1000 * ROUNDS; rounds++) {
+        if (sigsetjmp(jump, 1)) {
+            in_call = 0;
+            jumps++;
+            continue;
+        }
+        in_call = 1;
+        MOVES(pread(fd, memory.at, 1 << 20, 0), 1 << 20);
+        in_call = 0;
+    }
+    setitimer(ITIMER_REAL, &(struct itimerval){ 0 }, NULL);
+    MUST(jumps == ROUNDS);
+    MUST(count_files() == files && count_lines("/proc/self/maps", "pageless-slots") == maps);
 }
 
 static unsigned char *shared_target;
@@ -309,7 +450,9 @@ static void cancelled(const char *kind)
 }
 
 static const struct a_case cases[] = {
-    { "bad_pointers", bad_pointers }, { "unmapped", unmapped }, { "forks", forks }, { "vforks", vforks },
+    { "bad_pointers", bad_pointers }, { "bad_tail", bad_tail }, { "small_file_limit", small_file_limit },
+    { "vforks_that_close", vforks_that_close }, { "chain_of_forks", chain_of_forks },
+    { "handlers_that_jump", handlers_that_jump }, { "unmapped", unmapped }, { "forks", forks }, { "vforks", vforks },
     { "in_signal_handlers", in_signal_handlers }, { "forks_in_signal_handlers", forks_in_signal_handlers },
     { "threads", threads }, { "closes_everything", closes_everything }, { "cancelled", cancelled }, { NULL, NULL },
 };
