@@ -33,7 +33,7 @@ fn specs() -> String {
     );
     let rows = |page: &mut String, memory: bool| {
         for About { form, example, what, .. } in KINDS.iter().filter(|k| k.kind.is_memory() == memory) {
-            let _ = writeln!(page, "  {form:<24}{example}\n  {:<24}{what}", "");
+            let _ = writeln!(page, "  {form:<26}{example}\n  {:<26}{what}", "");
         }
     };
     rows(&mut page, true);

@@ -8,7 +8,7 @@ mod queue;
 
 use pageless_block::{BlockDevice, Direct, DirectAccess, Error, Extent, ExtentMap, Limits, Queue, Status};
 use pageless_mem::persist::{self, Durability};
-use pageless_mem::{Extents, Fault, Memory, Region};
+use pageless_mem::{Extents, Fault, MemKind, Memory, Region};
 use queue::MemoryQueue;
 
 /// A region as a disk, of which [`RamDisk`](crate::RamDisk) and [`PmemDisk`](crate::PmemDisk) say what it promises.
@@ -61,7 +61,8 @@ impl BlockDevice for MemoryDisk {
     }
 
     fn dax(&self) -> Option<Box<dyn DirectAccess>> {
-        Some(Box::new(View::new(&self.region)))
+        // The function may go away while a server sends from its BAR, and what was sent cannot be taken back.
+        (self.region.kind() != MemKind::Bar).then(|| Box::new(View::new(&self.region)) as Box<dyn DirectAccess>)
     }
 
     fn extents(&self) -> Option<Box<dyn ExtentMap>> {

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-#![cfg_attr(
-    feature = "pmem-io",
-    allow(unsafe_code, reason = "`foreign` is an unsafe fn: its caller vouches for the addresses")
-)]
 //! What a region is made of: the mapping, the descriptor behind it, and what they are good for.
+
+#[cfg(feature = "pmem-io")]
+mod page_less;
+#[cfg(feature = "testing")]
+mod testing;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -13,6 +14,8 @@ use pageless_sys::lock::{self, Lock};
 use pageless_sys::mmap::{Mapping, Protection};
 use pageless_sys::{Errno, memfd};
 
+#[cfg(feature = "pmem-io")]
+use crate::device::Device;
 use crate::persist::Durability;
 use crate::pfn::FRAME_SIZE;
 use crate::region::MemKind;
@@ -31,6 +34,8 @@ pub struct Backing {
     label: &'static str,
     path: Option<PathBuf>,
     store: Store,
+    #[cfg(feature = "pmem-io")]
+    device: Option<Device>,
 }
 
 /// Where the bytes are.
@@ -135,6 +140,8 @@ impl Backing {
             label,
             path: None,
             store,
+            #[cfg(feature = "pmem-io")]
+            device: None,
         }
     }
 
@@ -172,6 +179,12 @@ impl Backing {
             #[cfg(feature = "pmem-io")]
             Store::Foreign(addr) => *addr,
         }
+    }
+
+    /// The device whose memory it is, where windows on it need more than an address.
+    #[cfg(feature = "pmem-io")]
+    pub(crate) fn device(&self) -> Option<&Device> {
+        self.device.as_ref()
     }
 
     /// The file behind the mapping.
@@ -223,79 +236,6 @@ impl Store {
         mapping.dont_fork()?;
         Ok(Store::File { mapping, file })
     }
-}
-
-#[cfg(feature = "pmem-io")]
-impl Backing {
-    /// Secret memory (`memfd_secret`): the kernel refuses to pin it.
-    pub fn secret(len: u64) -> Result<Backing, Error> {
-        let limit = pageless_sys::limits::memlock().unwrap_or(u64::MAX);
-        let file = memfd::secret(frames_of("size", len)?)?;
-        let store = Store::map(file, len).map_err(|error| match error.errno() {
-            Some(Errno::EAGAIN | Errno::ENOMEM) => Error::LockedMemory { wanted: len, limit },
-            _ => error,
-        })?;
-        Ok(Backing::new(MemKind::Secret, "secret", len, store).sparse(Sparse::Pagemap))
-    }
-
-    /// A dma-buf made of memfd pages: `VM_PFNMAP` when mapped.
-    pub fn udmabuf(len: u64) -> Result<Backing, Error> {
-        let pages = memfd::memfd(frames_of("size", len)?)?;
-        let buffer = memfd::udmabuf(pages.as_fd(), len)?;
-        Ok(Backing::new(MemKind::DmaBuf, "udmabuf", len, Store::map(buffer, len)?))
-    }
-
-    /// All of a device-DAX character device.
-    pub fn devdax(path: &Path) -> Result<Backing, Error> {
-        let at = |source| Error::Path { path: path.to_owned(), source };
-        let file = File::open(path, OpenOptions::default()).map_err(at)?;
-        if file.file_type().map_err(at)? != FileType::Character {
-            return Err(Error::NotAFile { path: path.to_owned() });
-        }
-        let len = devdax_size(path)?;
-        let mapping = Mapping::shared(file.as_fd(), 0, len, Protection::ReadWrite).map_err(at)?;
-        mapping.dont_fork()?;
-        let backing = Backing::new(MemKind::Dax, "dax", len, Store::File { mapping, file });
-        Ok(Backing { durability: Durability::of_persistent_memory(), path: Some(path.to_owned()), ..backing })
-    }
-
-    /// All of a PCI BAR, by its sysfs `resourceN` file.
-    pub fn bar(path: &Path) -> Result<Backing, Error> {
-        let at = |source| Error::Path { path: path.to_owned(), source };
-        let file = File::open(path, OpenOptions::default()).map_err(at)?;
-        let len = frames_of("BAR size", file.size().map_err(at)?)?;
-        let mapping = Mapping::shared(file.as_fd(), 0, len, Protection::ReadWrite).map_err(at)?;
-        mapping.dont_fork()?;
-        let backing = Backing::new(MemKind::Bar, "bar", len, Store::File { mapping, file });
-        Ok(Backing { path: Some(path.to_owned()), ..backing })
-    }
-
-    /// Addresses that something else in this process mapped.
-    ///
-    /// # Safety
-    /// `addr..addr + len` stays mapped, shared or not inherited by children, until the region, every table that knew it
-    /// and every I/O on it are gone, and no Rust reference to its bytes exists in that time. Its bytes may fault.
-    pub unsafe fn foreign(addr: usize, len: u64, writable: bool) -> Result<Backing, Error> {
-        multiple("address", addr as u64, FRAME_SIZE)?;
-        let end = usize::try_from(frames_of("size", len)?).ok().and_then(|len| addr.checked_add(len));
-        end.ok_or(Error::Sys(pageless_sys::Error::TooLarge { call: "register", value: len }))?;
-        let backing = Backing::new(MemKind::Foreign, "foreign", len, Store::Foreign(addr));
-        Ok(Backing { writable, ..backing })
-    }
-}
-
-/// A devdax device has no size of its own: sysfs tells (`/sys/dev/char/M:N/size`).
-#[cfg(feature = "pmem-io")]
-fn devdax_size(path: &Path) -> Result<u64, Error> {
-    use std::os::unix::fs::MetadataExt;
-    let at = |error: std::io::Error| Error::Path {
-        path: path.to_owned(),
-        source: pageless_sys::Error::Call { call: "read(sysfs size)", errno: Errno::from_io(&error) },
-    };
-    let device = std::fs::metadata(path).map_err(at)?.rdev();
-    let (major, minor) = ((device >> 8) & 0xfff, (device & 0xff) | ((device >> 12) & 0xfff00));
-    let text = std::fs::read_to_string(format!("/sys/dev/char/{major}:{minor}/size")).map_err(at)?;
-    frames_of("devdax size", text.trim().parse().unwrap_or(0))
 }
 
 /// Takes the lock that qemu's tools look for, or says who has it.

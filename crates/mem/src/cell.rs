@@ -168,6 +168,12 @@ width! {
         pageless_mem_or64 pageless_mem_or64_at pageless_mem_or64_past
 }
 
+/// Stores to an aligned word without changing it, and says whether it could. Safe in a signal handler, unlike a cell.
+#[cfg(feature = "testing")]
+pub(crate) fn touch(addr: usize) -> bool {
+    !<u64 as sealed::Routines>::fetch_or(addr, 0).1
+}
+
 impl<'k, T: Word> Cell<'k, T> {
     #[inline]
     pub(crate) fn new(addr: usize, access: Access, region: &'k Inner, offset: u64) -> Cell<'k, T> {

@@ -75,6 +75,28 @@ pub enum Error {
         /// The holder, where it could be found.
         pid: Option<u32>,
     },
+    /// Private memory that children inherit.
+    #[error(
+        "addresses {addr:#x}..{end:#x} are private at {at:#x} and a fork would copy them: map them shared, or use MADV_DONTFORK"
+    )]
+    Inheritable {
+        /// First address asked for.
+        addr: usize,
+        /// Past the last.
+        end: usize,
+        /// The first of them that would be copied.
+        at: usize,
+    },
+    /// A PCI function that is bound to VFIO could not be had from it.
+    #[error("{function} in {group}: {source}", group = group_named(*group))]
+    Vfio {
+        /// The function's address.
+        function: Box<str>,
+        /// Its IOMMU group, where it is in one.
+        group: Option<u32>,
+        /// Call and errno.
+        source: pageless_sys::Error,
+    },
     /// Locked memory beyond the limit.
     #[error("{wanted} bytes of locked memory needed, RLIMIT_MEMLOCK is {limit}")]
     LockedMemory {
@@ -89,11 +111,15 @@ fn holder(pid: Option<u32>) -> String {
     pid.map_or_else(String::new, |pid| format!(" by process {pid}"))
 }
 
+fn group_named(group: Option<u32>) -> String {
+    group.map_or_else(|| "no IOMMU group".to_owned(), |group| format!("IOMMU group {group}"))
+}
+
 impl Error {
     /// The kernel's reason, where there was one.
     pub fn errno(&self) -> Option<Errno> {
         match self {
-            Error::Sys(source) | Error::Path { source, .. } => Some(source.errno()),
+            Error::Sys(source) | Error::Path { source, .. } | Error::Vfio { source, .. } => Some(source.errno()),
             Error::Locked { .. } => Some(Errno::EAGAIN),
             Error::LockedMemory { .. } => Some(Errno::ENOMEM),
             _ => None,

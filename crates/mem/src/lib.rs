@@ -41,6 +41,8 @@ mod backing;
 pub mod cell;
 mod copy;
 mod cursor;
+#[cfg(feature = "pmem-io")]
+mod device;
 mod error;
 mod extents;
 mod fault;
@@ -54,6 +56,8 @@ pub mod probe;
 mod region;
 pub mod sync;
 mod table;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use backing::{Backing, FileOptions};
 pub use copy::copy;

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The process's frame space: where regions are registered and who reads the table.
 
-use std::cell::Cell;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,7 +9,7 @@ use crate::pfn::{FRAME_SIZE, FrameRange, PhysRange};
 use crate::pin::{self, Inflight};
 use crate::region::{Inner, Pinned, Region};
 use crate::sync::{self, Published};
-use crate::table::RegionTable;
+use crate::table::{Hints, RegionTable};
 use crate::{Access, Error, Fault, Kmap, fault};
 
 /// How long dropping a region waits for others to leave their sections.
@@ -44,7 +43,7 @@ impl Publisher {
     }
 
     pub(crate) fn reader(&self) -> Reader {
-        Reader { reader: self.published.reader(), hints: Default::default() }
+        Reader { reader: self.published.reader(), hints: Hints::default() }
     }
 }
 
@@ -84,8 +83,7 @@ impl Memory {
 #[derive(Debug)]
 pub struct Reader {
     reader: sync::Reader<RegionTable>,
-    /// The entries of the last read and the last write: a transfer alternates between two regions.
-    hints: [Cell<u32>; 2],
+    hints: Hints,
 }
 
 impl Reader {
@@ -95,13 +93,25 @@ impl Reader {
     pub fn online(&mut self) -> Online<'_> {
         Online { table: self.reader.online(), hints: &self.hints }
     }
+
+    /// With `pmem-io` off there is nothing that could have gone away.
+    #[cfg(not(feature = "pmem-io"))]
+    #[inline]
+    pub fn confirm(&mut self) -> Result<(), Fault> {
+        Ok(())
+    }
+
+    #[cfg(feature = "pmem-io")]
+    pub(crate) fn touched(&self) -> &crate::device::Touched {
+        &self.hints.touched
+    }
 }
 
 /// A section in which the table stands still.
 #[derive(Debug)]
 pub struct Online<'r> {
     table: sync::Guard<'r, RegionTable>,
-    hints: &'r [Cell<u32>; 2],
+    hints: &'r Hints,
 }
 
 impl Online<'_> {
@@ -123,19 +133,24 @@ impl Online<'_> {
 
     /// What is known of short pins of the region of this range.
     pub fn short_pin(&self, range: PhysRange) -> Result<Pinned, Fault> {
-        Ok(self.resolve(range, Access::Read)?.region.short_pin())
+        Ok(self.table.region_of(range)?.short_pin())
     }
 
     /// Remembers for the region of this range what an I/O found out about short pins.
     pub fn set_short_pin(&self, range: PhysRange, verdict: Pinned) {
-        if let Ok(found) = self.resolve(range, Access::Read) {
-            found.region.set_short_pin(verdict);
+        if let Ok(region) = self.table.region_of(range) {
+            region.set_short_pin(verdict);
         }
     }
 
     #[inline]
     pub(crate) fn resolve(&self, range: PhysRange, access: Access) -> Result<crate::table::Resolved<'_>, Fault> {
-        self.table.resolve(range, access, &self.hints[usize::from(access == Access::Write)])
+        self.table.resolve(range, access, self.hints)
+    }
+
+    #[cfg(feature = "pmem-io")]
+    pub(crate) fn touched(&self) -> &crate::device::Touched {
+        &self.hints.touched
     }
 }
 
@@ -152,8 +167,13 @@ mod tests {
     #[test]
     fn addresses_are_registered_once_and_found_by_address() {
         let memory = Memory::new().unwrap();
-        let region = memory.register(Backing::anon(4 * FRAME_SIZE).unwrap()).unwrap();
-        let addr = region.inner().addr();
+        // A frame on either side is mapped too, and as children do not see it.
+        let around = pageless_sys::mmap::Mapping::anonymous(6 * FRAME_SIZE).unwrap();
+        let addr = around.addr() + 4096;
+        let inheritable = foreign(addr, FRAME_SIZE);
+        assert!(matches!(inheritable, Err(Error::Inheritable { at, .. }) if at == addr), "{inheritable:?}");
+        around.dont_fork().unwrap();
+        let region = memory.register(foreign(addr, 4 * FRAME_SIZE).unwrap()).unwrap();
         for (start, frames) in [(addr, 1), (addr + 3 * 4096, 1), (addr - 4096, 2), (addr - 4096, 6)] {
             let overlapping = memory.register(foreign(start, frames * FRAME_SIZE).unwrap());
             assert!(matches!(overlapping, Err(Error::Overlap { other, .. }) if other == addr), "{overlapping:?}");

@@ -28,6 +28,8 @@ pub(crate) fn pin(online: &Online<'_>, ranges: &[PhysRange], access: Access) -> 
         pinned.runs.push(IoVec { addr: found.addr, len: found.len });
         pinned.bytes += found.len as u64;
         if pinned.holds.last().is_none_or(|held| !Arc::ptr_eq(held, found.region)) {
+            #[cfg(feature = "pmem-io")]
+            crate::device::begin(found.region, access)?;
             found.region.in_flight.fetch_add(1, Ordering::AcqRel);
             pinned.holds.push(Arc::clone(found.region));
         }
@@ -46,6 +48,25 @@ impl Inflight {
         self.access
     }
 
+    /// Takes the memory back, and says whether what was moved can be trusted: as
+    /// [`Reader::confirm`](crate::Reader::confirm), for memory that was in flight.
+    pub fn release(mut self) -> Result<(), Fault> {
+        let held = self.let_go();
+        #[cfg(feature = "pmem-io")]
+        return held.iter().try_for_each(|region| crate::device::confirm(region));
+        #[cfg(not(feature = "pmem-io"))]
+        return Ok(drop(held));
+    }
+
+    fn let_go(&mut self) -> Vec<Arc<Inner>> {
+        for region in &self.holds {
+            #[cfg(feature = "pmem-io")]
+            crate::device::end(region, self.access);
+            region.in_flight.fetch_sub(1, Ordering::AcqRel);
+        }
+        std::mem::take(&mut self.holds)
+    }
+
     pub(crate) fn runs(&self) -> &[IoVec] {
         &self.runs
     }
@@ -53,8 +74,6 @@ impl Inflight {
 
 impl Drop for Inflight {
     fn drop(&mut self) {
-        for region in &self.holds {
-            region.in_flight.fetch_sub(1, Ordering::AcqRel);
-        }
+        self.let_go();
     }
 }

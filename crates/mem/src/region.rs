@@ -31,10 +31,11 @@ pub enum MemKind {
     /// A dma-buf.
     #[cfg(feature = "pmem-io")]
     DmaBuf,
-    /// A PCI BAR.
+    /// A PCI BAR: memory of a function that may go away.
     #[cfg(feature = "pmem-io")]
     Bar,
-    /// Addresses mapped by somebody else in this process.
+    /// Somebody else's, of which nothing more is known: addresses that something else in this process mapped, physical
+    /// memory by its address (`/dev/mem`).
     #[cfg(feature = "pmem-io")]
     Foreign,
 }
@@ -262,7 +263,7 @@ impl Region {
             done += u64::from(piece.len());
         }
         crate::persist::fence();
-        Ok(())
+        reader.confirm()
     }
 
     fn end_of(&self, offset: u64, len: u64) -> Result<u64, Fault> {

@@ -19,6 +19,8 @@ pub(crate) struct Entry {
     start: u64,
     /// Bytes.
     len: u64,
+    /// Bytes that need nothing but their address: all, or none of a device's memory.
+    plain: u64,
     /// First virtual address.
     addr: usize,
     writable: bool,
@@ -33,6 +35,23 @@ pub(crate) struct Resolved<'t> {
     /// Byte offset in the region.
     pub(crate) offset: u64,
     pub(crate) region: &'t Arc<Inner>,
+}
+
+/// What one reader remembers between lookups.
+#[derive(Debug, Default)]
+pub(crate) struct Hints {
+    /// The entries of the last read and the last write: a transfer alternates between two regions.
+    last: [Cell<u32>; 2],
+    /// Memory of devices that it touched.
+    #[cfg(feature = "pmem-io")]
+    pub(crate) touched: crate::device::Touched,
+}
+
+impl Hints {
+    #[inline]
+    fn last(&self, access: Access) -> &Cell<u32> {
+        &self.last[usize::from(access == Access::Write)]
+    }
 }
 
 /// Where to search: the span of all starts cut into about twice as many equal buckets as there are regions.
@@ -95,6 +114,10 @@ impl RegionTable {
         let entry = Entry {
             start: region.frames.start().number() * FRAME_SIZE,
             len: region.len(),
+            #[cfg(feature = "pmem-io")]
+            plain: if region.backing.device().is_some() { 0 } else { region.len() },
+            #[cfg(not(feature = "pmem-io"))]
+            plain: region.len(),
             addr,
             writable: region.backing.writable(),
             region,
@@ -127,13 +150,13 @@ impl RegionTable {
         self.entries.is_empty()
     }
 
-    /// The memory behind a range of frames. `hint` is the entry of the last call.
+    /// The memory behind a range of frames.
     #[inline]
-    pub(crate) fn resolve(&self, range: PhysRange, access: Access, hint: &Cell<u32>) -> Result<Resolved<'_>, Fault> {
+    pub(crate) fn resolve(&self, range: PhysRange, access: Access, hints: &Hints) -> Result<Resolved<'_>, Fault> {
         let (byte, len) = (range.byte_address(), range.len());
-        let entry = match self.entries.get(hint.get() as usize) {
+        let entry = match self.entries.get(hints.last(access).get() as usize) {
             Some(entry) if entry.holds(byte, len) => entry,
-            _ => self.search(byte, len, hint).ok_or(Fault::Gone)?,
+            _ => self.search(range, access, hints)?,
         };
         if access == Access::Write && !entry.writable {
             return Err(Fault::ReadOnly);
@@ -144,14 +167,34 @@ impl RegionTable {
         Ok(Resolved { addr, len: len as usize, offset, region: &entry.region })
     }
 
-    /// The entry that holds these bytes. Out of line, so that the last hit stays short.
+    /// The entry that holds these bytes. Out of line, so that the last hit stays short; memory of devices, which is never
+    /// a last hit, is seen to here.
     #[inline(never)]
-    fn search(&self, byte: u64, len: u32, hint: &Cell<u32>) -> Option<&Entry> {
+    fn search(&self, range: PhysRange, access: Access, hints: &Hints) -> Result<&Entry, Fault> {
+        let index = self.find(range.byte_address()).ok_or(Fault::Gone)?;
+        hints.last(access).set(index);
+        let entry = self.entries.get(index as usize).ok_or(Fault::Gone)?;
+        if !entry.has(range) {
+            return Err(Fault::Gone);
+        }
+        #[cfg(feature = "pmem-io")]
+        if entry.plain == 0 && (access == Access::Read || entry.writable) {
+            hints.touched.enter(&entry.region, access)?;
+        }
+        Ok(entry)
+    }
+
+    /// The last entry that starts at this byte or before it.
+    fn find(&self, byte: u64) -> Option<u32> {
         let (first, last) = self.directory.bounds(byte)?;
         let between = self.starts.get(first as usize + 1..=last as usize).unwrap_or_default();
-        let index = first + u32::try_from(between.partition_point(|start| *start <= byte)).ok()?;
-        hint.set(index);
-        self.entries.get(index as usize).filter(|entry| entry.holds(byte, len))
+        Some(first + u32::try_from(between.partition_point(|start| *start <= byte)).ok()?)
+    }
+
+    /// The region of a range whose bytes are not going to be touched.
+    pub(crate) fn region_of(&self, range: PhysRange) -> Result<&Inner, Fault> {
+        let entry = self.find(range.byte_address()).and_then(|index| self.entries.get(index as usize));
+        entry.filter(|entry| entry.has(range)).map(|entry| &*entry.region).ok_or(Fault::Gone)
     }
 
     /// The frames behind addresses of this process, where they all lie in one region.
@@ -166,10 +209,16 @@ impl RegionTable {
 }
 
 impl Entry {
+    fn has(&self, range: PhysRange) -> bool {
+        let offset = range.byte_address().wrapping_sub(self.start);
+        offset < self.len && u64::from(range.len()) <= self.len - offset
+    }
+
+    /// As [`Entry::has`], and nothing else is to be done.
     #[inline]
     fn holds(&self, byte: u64, len: u32) -> bool {
         let offset = byte.wrapping_sub(self.start);
-        offset < self.len && u64::from(len) <= self.len - offset
+        offset < self.plain && u64::from(len) <= self.plain - offset
     }
 }
 

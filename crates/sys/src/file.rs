@@ -198,6 +198,18 @@ impl File {
         let written = unsafe { libc::pwrite(self.0.as_raw_fd(), run.addr as *const _, run.len, offset) };
         check_len("pwrite", written)
     }
+
+    /// Reads to an address; used to try whether the kernel takes it.
+    ///
+    /// # Safety
+    /// The run is mapped for the whole call (its pages may fault: the kernel answers `EFAULT`), and no reference to its
+    /// bytes exists.
+    pub unsafe fn read_into(&self, run: crate::socket::IoVec, offset: u64) -> Result<usize, Error> {
+        let offset = i64::try_from(offset).map_err(|_| Error::TooLarge { call: "pread", value: offset })?;
+        // SAFETY: the caller vouches for the run.
+        let read = unsafe { libc::pread(self.0.as_raw_fd(), run.addr as *mut _, run.len, offset) };
+        check_len("pread", read)
+    }
 }
 
 impl AsFd for File {

@@ -6,8 +6,8 @@
 //! refusal, kept as a number and shown by name.
 //!
 //! # Flow
-//! [`memfd`] and [`mod@file`] make descriptors, [`mmap`] maps them, [`uring`] and [`socket`] move bytes between them and
-//! addresses, [`epoll`], [`eventfd`] and [`signal`] tell when, [`fault`] turns a fault inside a listed routine into a
+//! [`memfd`], [`dmabuf`], [`vfio`] and [`mod@file`] make descriptors, [`mmap`] maps them, [`uring`] and [`socket`] move
+//! bytes between them and addresses, [`epoll`], [`eventfd`] and [`signal`] tell when, [`fault`] turns a fault inside a listed routine into a
 //! return value, [`cpu`] says what the processor can do.
 //!
 //! # What it is not
@@ -18,20 +18,26 @@
 compile_error!("pageless runs on Linux on x86-64: its copy routines and fault table are written for it");
 
 pub mod cpu;
+pub mod dmabuf;
 pub mod epoll;
 mod errno;
 mod error;
 pub mod eventfd;
 pub mod fault;
 pub mod file;
+pub mod fork;
 pub mod limits;
 pub mod lock;
 pub mod memfd;
 pub mod mmap;
 pub mod pagemap;
+pub mod pci;
+pub mod perf;
 pub mod signal;
 pub mod socket;
 pub mod uring;
+pub mod userfault;
+pub mod vfio;
 
 pub use errno::Errno;
 pub use error::Error;

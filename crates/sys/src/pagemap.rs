@@ -85,16 +85,31 @@ pub fn vm_flags(addr: usize) -> Option<String> {
     let smaps = std::fs::read_to_string("/proc/self/smaps").ok()?;
     let mut inside = false;
     for line in smaps.lines() {
-        if let Some((range, _)) = line.split_once(' ')
-            && let Some((start, end)) = range.split_once('-')
-            && let (Ok(start), Ok(end)) = (usize::from_str_radix(start, 16), usize::from_str_radix(end, 16))
-        {
+        if let Some((start, end, _)) = mapping_line(line) {
             inside = (start..end).contains(&addr);
         } else if inside && let Some(flags) = line.strip_prefix("VmFlags:") {
             return Some(flags.trim().to_owned());
         }
     }
     None
+}
+
+/// The first address in `[addr, end)` that a fork would give the child a copy of: in a private mapping without
+/// `MADV_DONTFORK` (the flag `dc`). One of the two then loses what the kernel stores through pages it took before.
+pub fn copied_at_fork(addr: usize, end: usize) -> Result<Option<usize>, Error> {
+    let maps = std::fs::read_to_string("/proc/self/maps").named("read(/proc/self/maps)")?;
+    let private = maps.lines().filter_map(mapping_line).filter(|(.., private)| *private);
+    let mut met = private.filter(|(start, past, _)| *start < end && addr < *past).map(|(start, ..)| start.max(addr));
+    // Only what is private is worth the longer look at its flags.
+    Ok(met.find(|at| vm_flags(*at).is_none_or(|flags| !flags.split(' ').any(|flag| flag == "dc"))))
+}
+
+/// Start, end and privacy in the head of an entry of maps or smaps: `55d0c0000000-55d0c0021000 rw-p …`.
+fn mapping_line(line: &str) -> Option<(usize, usize, bool)> {
+    let (range, rest) = line.split_once(' ')?;
+    let (start, end) = range.split_once('-')?;
+    let [start, end] = [start, end].map(|text| usize::from_str_radix(text, 16).ok());
+    Some((start?, end?, rest.as_bytes().get(3) == Some(&b'p')))
 }
 
 #[cfg(test)]
@@ -117,5 +132,19 @@ mod tests {
         assert_eq!(pagemap.run_at(start, end).unwrap(), Run::HoleUntil(start + 8192));
         assert_eq!(pagemap.run_at(start + 8192, end).unwrap(), Run::DataUntil(start + 12288));
         assert!(vm_flags(mapping.addr()).unwrap().contains("rd wr"));
+    }
+
+    #[test]
+    fn private_mappings_are_copied_at_fork_until_they_are_told_not_to() {
+        use std::os::fd::AsFd;
+        let private = Mapping::anonymous(64 << 10).unwrap();
+        let (start, end) = (private.addr(), private.addr() + private.len());
+        assert_eq!(copied_at_fork(start, end), Ok(Some(start)));
+        assert_eq!(copied_at_fork(start + 8192, start + 12288), Ok(Some(start + 8192)));
+        private.dont_fork().unwrap();
+        assert_eq!(copied_at_fork(start, end), Ok(None));
+        let memfd = crate::memfd::memfd(4096).unwrap();
+        let shared = Mapping::shared(memfd.as_fd(), 0, 4096, crate::mmap::Protection::ReadWrite).unwrap();
+        assert_eq!(copied_at_fork(shared.addr(), shared.addr() + 4096), Ok(None));
     }
 }

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! [`TestRegion`]: memory of every kind this host can make.
 
-use crate::require;
+use crate::require::{kernel, require};
 use pageless_mem::{Backing, FileOptions, Memory, Region};
 use std::collections::hash_map::RandomState;
 use std::fs;
 use std::hash::{BuildHasher, Hasher};
+use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -24,15 +25,28 @@ pub enum Kind {
     Tmpfs,
     /// A mapped file on ext4.
     Ext4,
+    /// One page that is really `VM_PFNMAP`, where root can have it: 4 KiB, whatever length is asked for. The kernel writes
+    /// to the first 1088 bytes of it; [`PFN_MAP_OURS`] are left alone.
+    PfnMap,
+    /// A dma-buf from the system heap: `VM_PFNMAP` too.
+    DmaHeap,
 }
 
+/// The bytes of [`Kind::PfnMap`] that the kernel leaves alone, in whole sectors.
+pub const PFN_MAP_OURS: Range<u64> = 1536..4096;
+
 impl Kind {
-    /// All kinds.
+    /// The kinds that can be as long as asked for and that most hosts have.
     pub const ALL: [Kind; 6] = [Kind::Ram, Kind::Memfd, Kind::Hugetlb, Kind::Secret, Kind::Tmpfs, Kind::Ext4];
 
     /// Memory of this kind, of `len` bytes; `None`, and a line that says why, when this host has none.
     pub fn make(self, memory: &Memory, len: u64) -> Option<TestRegion> {
-        require(&format!("{self:?} memory"), self.try_make(memory, len))
+        let made = self.try_make(memory, len);
+        match self {
+            Kind::PfnMap => kernel("a perf page that is VM_PFNMAP", "guest/bar", made),
+            Kind::DmaHeap => kernel("dma-buf heaps", "guest/dmabuf", made),
+            _ => require(&format!("{self:?} memory"), made),
+        }
     }
 
     fn try_make(self, memory: &Memory, len: u64) -> Result<TestRegion, String> {
@@ -47,6 +61,8 @@ impl Kind {
             (Kind::Memfd, _) => Backing::memfd(len),
             (Kind::Hugetlb, _) => Backing::hugetlb(len),
             (Kind::Secret, _) => Backing::secret(len),
+            (Kind::PfnMap, _) => Backing::perf_page(),
+            (Kind::DmaHeap, _) => Backing::dma_heap("system", len),
             (Kind::Tmpfs | Kind::Ext4, Some(path)) => Backing::file(path.path(), options),
             (Kind::Tmpfs | Kind::Ext4, None) => return Err("no place for the file".to_owned()),
         };

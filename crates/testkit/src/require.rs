@@ -18,6 +18,17 @@ pub fn require<T, E: Display>(what: &str, found: Result<T, E>) -> Option<T> {
     }
 }
 
+/// What was found in this kernel; else says `skipped: kernel lacks …`, and which guest test has a kernel that does not.
+pub fn kernel<T, E: Display>(what: &str, guest: &str, found: Result<T, E>) -> Option<T> {
+    match found {
+        Ok(found) => Some(found),
+        Err(reason) => {
+            eprintln!("skipped: kernel lacks {what} ({guest} covers it): {reason}");
+            None
+        }
+    }
+}
+
 /// A program on the `PATH`. It may be missing, unless [`REQUIRE`] is `1`.
 ///
 /// # Panics
@@ -50,5 +61,7 @@ mod tests {
     fn what_is_found_is_handed_on() {
         assert_eq!(require("a number", Ok::<_, &str>(7)), Some(7));
         assert_eq!(require::<u8, _>("a number", Err("no numbers here")), None);
+        assert_eq!(kernel("a number", "guest/numbers", Ok::<_, &str>(7)), Some(7));
+        assert_eq!(kernel::<u8, _>("a number", "guest/numbers", Err("no numbers here")), None);
     }
 }

@@ -149,6 +149,31 @@ pub enum Problem {
         /// The kernel's answer.
         errno: Errno,
     },
+    /// A function that is bound to VFIO and cannot be had from it.
+    Vfio {
+        /// The function.
+        function: Box<str>,
+        /// Its IOMMU group, where it is in one.
+        group: Option<u32>,
+        /// What was tried, and the kernel's answer.
+        source: pageless_sys::Error,
+    },
+    /// Physical memory that cannot be mapped.
+    DevMem {
+        /// Its address.
+        address: u64,
+        /// Bytes.
+        size: u64,
+        /// The kernel's answer.
+        errno: Errno,
+    },
+    /// No heap of that name.
+    NoHeap {
+        /// The name.
+        name: String,
+        /// The kernel's answer.
+        errno: Errno,
+    },
     /// A file of no bytes.
     Empty {
         /// The file.
@@ -246,6 +271,32 @@ impl OpenError {
                 }
                 _ => "enable the function first: echo 1 | sudo tee /sys/bus/pci/devices/ADDRESS/enable".into(),
             }),
+            Problem::Vfio { group: None, .. } => {
+                Some("turn the IOMMU on: intel_iommu=on (or amd_iommu=on) on the kernel's command line".into())
+            }
+            Problem::Vfio { group: Some(group), source, .. } => Some(match source.errno() {
+                Errno::EBUSY => format!(
+                    "the group is open elsewhere (one program has it, for one BAR): sudo fuser -v /dev/vfio/{group}"
+                ),
+                Errno::EPERM => format!(
+                    "every function of the group must be bound to vfio-pci: ls /sys/kernel/iommu_groups/{group}/devices"
+                ),
+                Errno::EACCES => format!("get access: `ls -l /dev/vfio/{group}` shows who has it"),
+                _ => "load the modules: sudo modprobe -a vfio-pci vfio_iommu_type1".into(),
+            }),
+            Problem::DevMem { address, size, errno } => Some(match *errno {
+                Errno::EPERM => format!(
+                    "the kernel uses this memory itself (CONFIG_STRICT_DEVMEM), or is locked down: keep it out at boot, \
+                     memmap={}${address:#x} on the kernel's command line (`cat /proc/iomem` lists what lies where)",
+                    Exact(*size)
+                ),
+                Errno::EACCES => "/dev/mem is for root (CAP_SYS_RAWIO)".into(),
+                Errno::ENOENT => "needs a kernel with CONFIG_DEVMEM".into(),
+                _ => "`cat /proc/iomem` lists what lies where".into(),
+            }),
+            Problem::NoHeap { .. } => {
+                Some("`ls /dev/dma_heap` lists them; the system heap is CONFIG_DMABUF_HEAPS_SYSTEM (Linux 5.6)".into())
+            }
             Problem::Empty { path: p } => Some(format!("give it a size: truncate -s 1G {}", path(p))),
             Problem::Memory(_) | Problem::File(_) => None,
         }
@@ -295,6 +346,17 @@ impl fmt::Display for Problem {
             }
             Problem::NoFeature { what, errno, .. } => write!(f, "this kernel has no {what}: {errno}"),
             Problem::BarRefused { path, errno } => write!(f, "cannot map {}: {errno}", path.display()),
+            Problem::Vfio { function, group, source } => {
+                write!(f, "{function} is bound to VFIO and cannot be had from it")?;
+                match group {
+                    Some(group) => write!(f, " (IOMMU group {group}): {source}"),
+                    None => write!(f, ": it is in no IOMMU group"),
+                }
+            }
+            Problem::DevMem { address, size, errno } => {
+                write!(f, "cannot map {} at physical address {address:#x}: {errno}", exactly(*size))
+            }
+            Problem::NoHeap { name, errno } => write!(f, "there is no dma-buf heap `{name}`: {errno}"),
             Problem::Memory(error) => error.fmt(f),
             Problem::Empty { path } => write!(f, "{} is empty", path.display()),
             Problem::File(error) => error.fmt(f),

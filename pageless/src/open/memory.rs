@@ -30,6 +30,10 @@ pub(super) fn backing(spec: &MemorySpec, options: Options) -> Result<Backing, Pr
         MemorySpec::Hugetlb(len) => Backing::hugetlb(*len).map_err(|error| huge_pages(*len, error)),
         MemorySpec::Secret(len) => Backing::secret(*len).map_err(secret),
         MemorySpec::Udmabuf(len) => Backing::udmabuf(*len).map_err(udmabuf),
+        MemorySpec::Heap { size, name } => {
+            let name = name.as_deref().unwrap_or("system");
+            Backing::dma_heap(name, *size).map_err(|error| heap(name, *size, error))
+        }
         MemorySpec::Pmem { path, .. } => {
             let how = FileOptions { size: None, create: false, read_only: options.read_only };
             Backing::file(path, how).map_err(|error| named(path, error))
@@ -37,11 +41,16 @@ pub(super) fn backing(spec: &MemorySpec, options: Options) -> Result<Backing, Pr
         MemorySpec::Dax(path) => Backing::devdax(path).map_err(|error| named(path, error)),
         MemorySpec::Bar(bar) => {
             let path = bar.resource();
-            Backing::bar(&path).map_err(|error| match error.errno() {
-                Some(errno) if errno != Errno::ENOENT => Problem::BarRefused { path: path.clone(), errno },
-                _ => named(&path, error),
+            Backing::bar(&path).map_err(|error| match (error.errno(), error) {
+                (_, Error::Vfio { function, group, source }) => Problem::Vfio { function, group, source },
+                (Some(errno), _) if errno != Errno::ENOENT => Problem::BarRefused { path: path.clone(), errno },
+                (_, error) => named(&path, error),
             })
         }
+        MemorySpec::DevMem { address, size } => Backing::devmem(*address, *size).map_err(|error| match error.errno() {
+            Some(errno) => Problem::DevMem { address: *address, size: *size, errno },
+            None => Problem::Memory(error),
+        }),
     }
 }
 
@@ -95,6 +104,17 @@ fn secret(error: Error) -> Problem {
             },
             _ => Problem::Memory(error),
         },
+    }
+}
+
+fn heap(name: &str, asked: u64, error: Error) -> Problem {
+    match error.errno() {
+        Some(errno @ Errno::ENOENT) => Problem::NoHeap { name: name.into(), errno },
+        Some(errno @ (Errno::EACCES | Errno::EPERM)) => {
+            Problem::Refused { doing: "open", path: Path::new("/dev/dma_heap").join(name), errno }
+        }
+        Some(errno @ Errno::ENOMEM) => Problem::NoMemory { asked, errno },
+        _ => Problem::Memory(error),
     }
 }
 

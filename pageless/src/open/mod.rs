@@ -86,7 +86,7 @@ fn open_memory(memory: &Memory, spec: &MemorySpec, options: Options, name: &str)
     };
     let fresh = match spec {
         MemorySpec::Pmem { .. } => made.is_some(),
-        MemorySpec::Dax(_) | MemorySpec::Bar(_) => false,
+        MemorySpec::Dax(_) | MemorySpec::Bar(_) | MemorySpec::DevMem { .. } => false,
         _ => true,
     };
     let notes = page_cache_note(spec, &region).into_iter().collect();

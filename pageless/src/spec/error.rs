@@ -60,6 +60,22 @@ pub enum Cause {
     KeyTwice,
     /// Not a PCI address and BAR.
     NotABar,
+    /// Not a physical address, or one past the last.
+    NotAnAddress,
+    /// A physical address that no frame starts at.
+    InsideFrame {
+        /// The address given.
+        address: u64,
+        /// What it must be a multiple of.
+        unit: u64,
+    },
+    /// No `size=` where one is needed.
+    NoSize {
+        /// The form the spec should have.
+        form: &'static str,
+    },
+    /// Not the name of a heap.
+    NotAHeap,
     /// A device-DAX path outside `/dev/dax*`.
     NotADaxNode,
     /// A listen address that is neither `unix:PATH` nor `tcp:HOST:PORT`.
@@ -136,6 +152,12 @@ impl SpecError {
             Cause::NotABar => "write bar:DDDD:BB:DD.F/N in hexadecimal, N from 0 to 5, such as \
                                bar:0000:01:00.0/2 (`lspci -D` lists the functions)"
                 .into(),
+            Cause::NotAnAddress => "write a physical address, such as devmem:0x3c000000,size=16M \
+                                    (`cat /proc/iomem` lists what lies where)"
+                .into(),
+            Cause::InsideFrame { address, unit } => format!("write {:#x} instead", address - address % unit),
+            Cause::NoSize { form } => format!("write {form}, such as size=16M"),
+            Cause::NotAHeap => "write name=HEAP (`ls /dev/dma_heap` lists them)".into(),
             Cause::NotADaxNode => "write dax:/dev/daxX.Y (`daxctl list` lists them)".into(),
             Cause::UnknownTransport { meant: Some(name) } => format!("did you mean `{name}:`?"),
             Cause::UnknownTransport { meant: None } => {
@@ -164,6 +186,10 @@ impl fmt::Display for Cause {
             Cause::UnknownKey { kind, .. } => write!(f, "{kind}: has no such key"),
             Cause::KeyTwice => f.write_str("the same key twice"),
             Cause::NotABar => f.write_str("this names no BAR of a PCI function"),
+            Cause::NotAnAddress => f.write_str("this is no physical address"),
+            Cause::InsideFrame { address, unit } => write!(f, "no frame starts at {address:#x}: no multiple of {unit}"),
+            Cause::NoSize { .. } => f.write_str("a size is missing: physical memory has no end of its own"),
+            Cause::NotAHeap => f.write_str("this names no heap"),
             Cause::NotADaxNode => f.write_str("this is no device-DAX node"),
             Cause::UnknownTransport { .. } => f.write_str("unknown transport"),
             Cause::SocketPathTooLong { len } => {

@@ -16,20 +16,26 @@ pub enum Kind {
     Secret,
     /// A dma-buf made of a memfd.
     Udmabuf,
+    /// A dma-buf from a heap.
+    Heap,
     /// A file, mapped.
     Pmem,
     /// A device-DAX node, mapped.
     Dax,
     /// A PCI BAR, mapped.
     Bar,
+    /// Physical memory, by its address.
+    DevMem,
     /// A file or block device behind `O_DIRECT`.
     File,
     /// A disk that stores nothing.
     Null,
 }
 
-/// The only option there is, for the kinds that are made from a path.
+/// The size of what is made from a path or an address.
 pub(super) const SIZE_KEY: &str = "size";
+/// Which heap a dma-buf comes from.
+pub(super) const NAME_KEY: &str = "name";
 
 /// One row of the table.
 #[derive(Debug)]
@@ -49,7 +55,7 @@ pub struct About {
 }
 
 /// Every kind: memory first, then what is only a disk.
-pub const KINDS: [About; 10] = [
+pub const KINDS: [About; 12] = [
     About {
         kind: Kind::Ram,
         name: "ram",
@@ -91,6 +97,14 @@ pub const KINDS: [About; 10] = [
         keys: &[],
     },
     About {
+        kind: Kind::Heap,
+        name: "heap",
+        form: "heap:SIZE[,name=HEAP]",
+        example: "heap:16M",
+        what: "a dma-buf from /dev/dma_heap/HEAP (the system heap, unless name= says another)",
+        keys: &[NAME_KEY],
+    },
+    About {
         kind: Kind::Pmem,
         name: "pmem",
         form: "pmem:PATH[,size=SIZE]",
@@ -111,8 +125,16 @@ pub const KINDS: [About; 10] = [
         name: "bar",
         form: "bar:DDDD:BB:DD.F/N",
         example: "bar:0000:01:00.0/2",
-        what: "BAR N of a PCI function, mapped through sysfs",
+        what: "BAR N of a PCI function, mapped through sysfs, or through VFIO if it is bound to vfio-pci",
         keys: &[],
+    },
+    About {
+        kind: Kind::DevMem,
+        name: "devmem",
+        form: "devmem:ADDRESS,size=SIZE",
+        example: "devmem:0x3c000000,size=16M",
+        what: "physical memory that was kept from the kernel at boot (memmap=16M$0x3c000000, mem=), by /dev/mem",
+        keys: &[SIZE_KEY],
     },
     About {
         kind: Kind::File,
@@ -218,6 +240,8 @@ mod tests {
             ("pmen", Some("pmem")),
             ("files", Some("file")),
             ("nul", Some("null")),
+            ("dev-mem", Some("devmem")),
+            ("heaps", Some("heap")),
             ("x", None),
             ("", None),
             ("qcow2", None),

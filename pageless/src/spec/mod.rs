@@ -3,9 +3,10 @@
 //!
 //! ```text
 //! spec   = KIND ":" WHERE *( "," key "=" value )
-//! KIND   = "ram" / "memfd" / "hugetlb" / "secret" / "udmabuf" / "pmem" / "dax" / "bar" / "file" / "null"
-//! WHERE  = SIZE / PATH / DDDD:BB:DD.F/N        ; by kind, see [`KINDS`]
+//! KIND   = "ram" / "memfd" / "hugetlb" / "secret" / "udmabuf" / "heap" / "pmem" / "dax" / "bar" / "devmem" / "file" / "null"
+//! WHERE  = SIZE / PATH / DDDD:BB:DD.F/N / ADDRESS        ; by kind, see [`KINDS`]
 //! SIZE   = 1*DIGIT [ "K" / "M" / "G" / "T" ]   ; binary
+//! ADDRESS = "0x" 1*HEXDIG / SIZE
 //! ```
 //!
 //! The first comma ends WHERE; a comma that belongs to a path is written twice (`file:/data/a,,b.img`).
@@ -60,6 +61,13 @@ pub enum MemorySpec {
     Secret(u64),
     /// `udmabuf:SIZE`
     Udmabuf(u64),
+    /// `heap:SIZE[,name=NAME]`
+    Heap {
+        /// Bytes.
+        size: u64,
+        /// The heap; `None` is the system heap.
+        name: Option<String>,
+    },
     /// `pmem:PATH[,size=SIZE]`
     Pmem {
         /// The file to map.
@@ -71,6 +79,13 @@ pub enum MemorySpec {
     Dax(PathBuf),
     /// `bar:DDDD:BB:DD.F/N`
     Bar(PciBar),
+    /// `devmem:ADDRESS,size=SIZE`
+    DevMem {
+        /// The first physical address.
+        address: u64,
+        /// Bytes.
+        size: u64,
+    },
 }
 
 /// A disk by name.
@@ -97,9 +112,11 @@ impl Spec {
                 MemorySpec::Hugetlb(_) => Kind::Hugetlb,
                 MemorySpec::Secret(_) => Kind::Secret,
                 MemorySpec::Udmabuf(_) => Kind::Udmabuf,
+                MemorySpec::Heap { .. } => Kind::Heap,
                 MemorySpec::Pmem { .. } => Kind::Pmem,
                 MemorySpec::Dax(_) => Kind::Dax,
                 MemorySpec::Bar(_) => Kind::Bar,
+                MemorySpec::DevMem { .. } => Kind::DevMem,
             },
             Spec::Device(DeviceSpec::File { .. }) => Kind::File,
             Spec::Device(DeviceSpec::Null(_)) => Kind::Null,
@@ -120,6 +137,16 @@ impl fmt::Display for Spec {
             )
             | Spec::Device(DeviceSpec::Null(size)) => write!(f, "{kind}:{}", Exact(*size)),
             Spec::Memory(MemorySpec::Bar(bar)) => write!(f, "{kind}:{bar}"),
+            Spec::Memory(MemorySpec::DevMem { address, size }) => {
+                write!(f, "{kind}:{address:#x},size={}", Exact(*size))
+            }
+            Spec::Memory(MemorySpec::Heap { size, name }) => {
+                write!(f, "{kind}:{}", Exact(*size))?;
+                match name {
+                    Some(name) => write!(f, ",name={}", name.replace(',', ",,")),
+                    None => Ok(()),
+                }
+            }
             Spec::Memory(MemorySpec::Dax(path)) => write!(f, "{kind}:{}", doubled(path)),
             Spec::Memory(MemorySpec::Pmem { path, size }) | Spec::Device(DeviceSpec::File { path, size }) => {
                 write!(f, "{kind}:{}", doubled(path))?;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use super::error::{Cause, SpecError};
-use super::kind::{KINDS, Kind, SIZE_KEY, nearest};
+use super::kind::{KINDS, Kind, NAME_KEY, SIZE_KEY, nearest};
 use super::size::parse_size;
 use super::{DeviceSpec, MemorySpec, PciBar, Spec};
 
@@ -31,7 +31,7 @@ impl FromStr for Spec {
             return Err(text.bad(0..colon, Cause::UnknownKind { meant }));
         };
         let (place, options) = text.parts(colon + 1);
-        let size_option = text.options(kind, options)?;
+        let Options { size: size_option, name } = text.options(kind, options)?;
         let memory = |size| Ok(Spec::Memory(size));
         match kind {
             Kind::Ram => memory(MemorySpec::Ram(text.size(kind, place, FRAME)?)),
@@ -39,6 +39,10 @@ impl FromStr for Spec {
             Kind::Hugetlb => memory(MemorySpec::Hugetlb(text.size(kind, place, HUGE)?)),
             Kind::Secret => memory(MemorySpec::Secret(text.size(kind, place, FRAME)?)),
             Kind::Udmabuf => memory(MemorySpec::Udmabuf(text.size(kind, place, FRAME)?)),
+            Kind::Heap => {
+                let size = text.size(kind, place, FRAME)?;
+                memory(MemorySpec::Heap { size, name: name.map(|at| text.heap(at)).transpose()? })
+            }
             Kind::Null => {
                 let size = text.size(kind, place, SECTOR)?;
                 Ok(Spec::Device(DeviceSpec::Null(size)))
@@ -63,8 +67,29 @@ impl FromStr for Spec {
                 Some(bar) => memory(MemorySpec::Bar(bar)),
                 None => Err(text.bad(place, Cause::NotABar)),
             },
+            Kind::DevMem => {
+                let address = text.address(place.clone())?;
+                let Some(at) = size_option else {
+                    return Err(text.bad(place.end..place.end, Cause::NoSize { form: kind.about().form }));
+                };
+                let size = text.size(kind, at, FRAME)?;
+                match address.checked_add(size) {
+                    Some(end) if end <= ADDRESS_SPACE => memory(MemorySpec::DevMem { address, size }),
+                    _ => Err(text.bad(place, Cause::NotAnAddress)),
+                }
+            }
         }
     }
+}
+
+/// Physical addresses that x86-64 can have.
+const ADDRESS_SPACE: u64 = 1 << 52;
+
+/// Where the values of options are.
+#[derive(Default)]
+struct Options {
+    size: Option<Range<usize>>,
+    name: Option<Range<usize>>,
 }
 
 /// The text being parsed.
@@ -95,9 +120,9 @@ impl Text<'_> {
         (parts.swap_remove(0), options)
     }
 
-    /// Checks every option of a kind; the only key there is, is `size`, whose value's range comes back.
-    fn options(&self, kind: Kind, parts: Vec<Range<usize>>) -> Result<Option<Range<usize>>, SpecError> {
-        let mut size = None;
+    /// Checks every option of a kind.
+    fn options(&self, kind: Kind, parts: Vec<Range<usize>>) -> Result<Options, SpecError> {
+        let mut options = Options::default();
         for part in parts {
             let Some(equals) = self.0[part.clone()].find('=') else {
                 return Err(self.bad(part, Cause::NotAnOption));
@@ -108,13 +133,43 @@ impl Text<'_> {
                 let meant = nearest(&self.0[key.clone()], keys.iter().copied());
                 return Err(self.bad(key, Cause::UnknownKey { kind, meant }));
             }
-            debug_assert_eq!(&self.0[key.clone()], SIZE_KEY);
-            if size.is_some() {
+            let value = match &self.0[key.clone()] {
+                NAME_KEY => &mut options.name,
+                named => {
+                    debug_assert_eq!(named, SIZE_KEY);
+                    &mut options.size
+                }
+            };
+            if value.is_some() {
                 return Err(self.bad(key, Cause::KeyTwice));
             }
-            size = Some(key.end + 1..part.end);
+            *value = Some(key.end + 1..part.end);
         }
-        Ok(size)
+        Ok(options)
+    }
+
+    /// A physical address at the start of a frame: hexadecimal after `0x`, else as sizes are written.
+    fn address(&self, at: Range<usize>) -> Result<u64, SpecError> {
+        let raw = &self.0[at.clone()];
+        let hex = raw.strip_prefix("0x").filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()));
+        let address = match hex {
+            Some(digits) => u64::from_str_radix(digits, 16).ok(),
+            None => parse_size(raw).ok(),
+        };
+        match address {
+            Some(address) if address < ADDRESS_SPACE && address.is_multiple_of(FRAME) => Ok(address),
+            Some(address) if address < ADDRESS_SPACE => Err(self.bad(at, Cause::InsideFrame { address, unit: FRAME })),
+            _ => Err(self.bad(at, Cause::NotAnAddress)),
+        }
+    }
+
+    /// The name of a heap, which is that of a node in a folder.
+    fn heap(&self, at: Range<usize>) -> Result<String, SpecError> {
+        let raw = &self.0[at.clone()];
+        if matches!(raw, "" | "." | "..") || raw.contains(['/', '\0']) {
+            return Err(self.bad(at, Cause::NotAHeap));
+        }
+        Ok(raw.replace(",,", ","))
     }
 
     fn size(&self, kind: Kind, at: Range<usize>, unit: u64) -> Result<u64, SpecError> {

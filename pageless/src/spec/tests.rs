@@ -19,6 +19,9 @@ fn every_kind_parses_to_its_own_type() {
         ("udmabuf:16M", memory(Udmabuf(16 << 20))),
         ("pmem:a.img", memory(Pmem { path: "a.img".into(), size: None })),
         ("pmem:/p/a,,b=c.img,size=8G", memory(Pmem { path: "/p/a,b=c.img".into(), size: Some(8 << 30) })),
+        ("heap:16M", memory(Heap { size: 16 << 20, name: None })),
+        ("heap:16M,name=linux,,cma", memory(Heap { size: 16 << 20, name: Some("linux,cma".into()) })),
+        ("devmem:0x3c000000,size=16M", memory(DevMem { address: 0x3c00_0000, size: 16 << 20 })),
         ("dax:/dev/dax0.0", memory(Dax("/dev/dax0.0".into()))),
         ("file:/dev/vda", Spec::Device(DeviceSpec::File { path: "/dev/vda".into(), size: None })),
         ("file:C:x=y.img", Spec::Device(DeviceSpec::File { path: "C:x=y.img".into(), size: None })),
@@ -27,6 +30,8 @@ fn every_kind_parses_to_its_own_type() {
         assert_eq!(parse(text), Ok(spec.clone()), "{text}");
         assert_eq!(spec.to_string(), text);
     }
+    let same = parse("devmem:960M,size=16M").expect("addresses may be written as sizes are");
+    assert_eq!(same, memory(DevMem { address: 960 << 20, size: 16 << 20 }));
     let bar = parse("bar:0000:01:00.0/2").expect("parses");
     assert_eq!(bar.kind(), Kind::Bar);
     assert_eq!(bar.to_string(), "bar:0000:01:00.0/2");
@@ -75,6 +80,22 @@ fn bad_specs_point_at_the_bad_part() {
         ("dax:/dev/sda", "/dev/sda", "no device-DAX node", "daxctl list"),
         ("bar:01:00.0/2", "01:00.0/2", "no BAR", "lspci -D"),
         ("bar:", "", "no BAR", "lspci -D"),
+        ("heap:", "", "a size is missing", "heap:SIZE[,name=HEAP]"),
+        ("heap:1000", "1000", "no multiple of 4096", "write 4K instead"),
+        ("heap:4K,name=", "", "no heap", "ls /dev/dma_heap"),
+        ("heap:4K,name=../mem", "../mem", "no heap", "ls /dev/dma_heap"),
+        ("heap:4K,nmae=a", "nmae", "heap: has no such key", "did you mean `name=`?"),
+        ("heap:4K,name=a,name=b", "name", "the same key twice", "once"),
+        ("devmem:0x3c000000", "", "a size is missing", "devmem:ADDRESS,size=SIZE, such as size=16M"),
+        ("devmem:", "", "no physical address", "/proc/iomem"),
+        ("devmem:0x,size=4K", "0x", "no physical address", "/proc/iomem"),
+        ("devmem:0x+1000,size=4K", "0x+1000", "no physical address", "/proc/iomem"),
+        ("devmem:3c000000,size=4K", "3c000000", "no physical address", "devmem:0x3c000000"),
+        ("devmem:0x10000000000000,size=4K", "0x10000000000000", "no physical address", "/proc/iomem"),
+        ("devmem:0xfffffffffffff000,size=4K", "0xfffffffffffff000", "no physical address", "/proc/iomem"),
+        ("devmem:0xffffffffff000,size=8K", "0xffffffffff000", "no physical address", "/proc/iomem"),
+        ("devmem:0x3c000800,size=4K", "0x3c000800", "no frame starts at 0x3c000800", "write 0x3c000000 instead"),
+        ("devmem:0x3c000000,size=1000", "1000", "no multiple of 4096", "write 4K instead"),
     ] {
         let error = parse(text).expect_err(text);
         assert_eq!(error.text(), text);
@@ -139,7 +160,8 @@ fn holds(text: &str) {
 
 fn near_specs() -> impl Strategy<Value = String> {
     let kind = prop::sample::select(vec![
-        "ram", "memfd", "hugetlb", "secret", "udmabuf", "pmem", "dax", "bar", "file", "null", "unix", "tcp", "rma",
+        "ram", "memfd", "hugetlb", "secret", "udmabuf", "heap", "pmem", "dax", "bar", "devmem", "file", "null", "unix",
+        "tcp", "rma",
     ]);
     let piece = prop_oneof![
         Just(",".to_owned()),
@@ -147,6 +169,8 @@ fn near_specs() -> impl Strategy<Value = String> {
         Just("=".to_owned()),
         Just(":".to_owned()),
         Just(",size=".to_owned()),
+        Just(",name=".to_owned()),
+        Just("0x3c000000".to_owned()),
         Just("/dev/dax0.0".to_owned()),
         Just("0000:01:00.0/2".to_owned()),
         "[0-9]{1,20}[KMGT]?",

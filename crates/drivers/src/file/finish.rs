@@ -6,7 +6,7 @@ use super::queue::{FileQueue, Token};
 use super::{status, transfer};
 use pageless_block::{Completion, Flags, Op, Route, Status, Why};
 use pageless_mem::io::Done;
-use pageless_mem::{PhysRange, Pinned};
+use pageless_mem::{Inflight, PhysRange, Pinned};
 use pageless_sys::Errno;
 
 impl FileQueue {
@@ -14,7 +14,7 @@ impl FileQueue {
     pub(super) fn finish(&mut self, done: Done, out: &mut Vec<Completion>) {
         let Done { token, result, inflight } = done;
         // The frames are free before anybody learns that the bio is done.
-        drop(inflight);
+        let trusted = inflight.map_or(Ok(()), Inflight::release);
         let token = Token::unpack(token);
         let Some(job) = self.jobs.get(token.job) else { return };
         if let Err(errno) = result
@@ -25,6 +25,10 @@ impl FileQueue {
         }
         let op = job.bio.op;
         match (token.slot, &job.stage) {
+            (None, _) if trusted.is_err() && result.is_ok() => {
+                let ended = trusted.map_or_else(Status::from, |()| Status::Ok);
+                self.complete(token.job, ended, out);
+            }
             (Some(slot), _) => self.chunk_done(token, slot, result, out),
             (None, &Stage::Direct { to, suspect }) => self.direct_done(token, to, suspect, result, out),
             (None, Stage::Allocation) => self.allocation_done(token, result, out),
@@ -150,7 +154,7 @@ impl FileQueue {
             && let Some(range) = self.pool.range(slot, 0, chunk.moved)
         {
             let frames = job.bio.data.slice(chunk.at, u64::from(chunk.moved));
-            if let Err(broken) = transfer::out_of_slot(&self.reader.online(), range, &frames) {
+            if let Err(broken) = transfer::out_of_slot(&mut self.reader, range, &frames) {
                 failed = Some((chunk.at + broken.moved, broken.status));
             }
             self.stored = true;

@@ -152,7 +152,6 @@ impl FileQueue {
     /// Gives slots to one job; false when they, or the burst, ended first.
     fn fill_for(&mut self, id: u32, burst: &mut u64) -> bool {
         let Some(Job { bio, stage: Stage::Bounce(bounce), .. }) = self.jobs.get(id) else { return true };
-        let online = self.reader.online();
         while bounce.has_more(bio.len) {
             if *burst >= BURST {
                 return false;
@@ -162,8 +161,8 @@ impl FileQueue {
             let Some(slot) = self.pool.take(Chunk { at, len, moved: 0 }) else { return false };
             let filled = match (bio.op, self.pool.range(slot, 0, len)) {
                 (Op::Read, _) | (_, None) => Ok(()),
-                (Op::WriteZeroes, Some(range)) => transfer::zero_slot(&online, range),
-                (_, Some(range)) => transfer::into_slot(&online, &bio.data.slice(at, len.into()), range),
+                (Op::WriteZeroes, Some(range)) => transfer::zero_slot(&mut self.reader, range),
+                (_, Some(range)) => transfer::into_slot(&mut self.reader, &bio.data.slice(at, len.into()), range),
             };
             if bio.op != Op::Read {
                 *burst += filled.map_or_else(|broken| broken.moved, |()| len.into());

@@ -73,7 +73,10 @@ impl Medium {
     #[inline]
     fn execute(&mut self, reader: &mut Reader, bio: &Bio, next: Option<&Bio>) -> Completion {
         let (result, route) = match bio.op {
-            Op::Read | Op::Write => (self.transfer(reader, bio, next), Route::Copy(Why::MemoryDisk)),
+            Op::Read | Op::Write => {
+                let moved = self.transfer(reader, bio, next).and_then(|()| self.confirm(reader, bio));
+                (moved, Route::Copy(Why::MemoryDisk))
+            }
             Op::Flush => (self.flusher.flush().map_err(nothing_done), Route::None),
             Op::Discard => (self.region.punch(bio.sector.bytes(), bio.len).map_err(nothing_done), Route::None),
             Op::WriteZeroes => match self.write_zeroes(bio) {
@@ -92,6 +95,25 @@ impl Medium {
             Err(stopped) => (Status::from(stopped.fault), stopped.done),
         };
         Completion { tag: bio.tag, status, done, route }
+    }
+
+    /// A copy from or to memory of a device that went away "works": whether it was one.
+    #[inline]
+    fn confirm(&self, reader: &mut Reader, bio: &Bio) -> Result<(), Stopped> {
+        match reader.confirm() {
+            Ok(()) => Ok(()),
+            Err(fault) => self.blame(reader, bio, fault),
+        }
+    }
+
+    /// What was looked at ahead for the next bio is not this one's fault.
+    #[cold]
+    fn blame(&self, reader: &mut Reader, bio: &Bio, fault: Fault) -> Result<(), Stopped> {
+        let online = reader.online();
+        let gone = |range| online.kmap(range, Access::Read).is_err();
+        let media = self.region.range(bio.sector.bytes(), bio.len);
+        let ours = fault != Fault::Gone || media.into_iter().chain(&bio.data).any(gone);
+        if ours { Err(nothing_done(fault)) } else { Ok(()) }
     }
 
     /// `None`: only by storing zero after zero, which the submitter does not want.

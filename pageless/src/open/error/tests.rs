@@ -7,6 +7,12 @@ fn messages_name_the_argument_the_cause_and_a_remedy() {
     let file = || PathBuf::from("/d d/x.img");
     let refused = |doing, errno| Problem::Refused { doing, path: file(), errno };
     let bar = |errno| Problem::BarRefused { path: "/sys/x/resource0".into(), errno };
+    let devmem = |errno| Problem::DevMem { address: 0x3c00_0000, size: 16 << 20, errno };
+    let vfio = |group: Option<u32>, errno| Problem::Vfio {
+        function: "0000:01:00.0".into(),
+        group,
+        source: pageless_sys::Error::Call { call: "open(/dev/vfio/GROUP)", errno },
+    };
     let other_size = |have, asked| Problem::OtherSize { path: file(), have, asked };
     for (argument, problem, message, remedy) in [
         (
@@ -134,6 +140,29 @@ fn messages_name_the_argument_the_cause_and_a_remedy() {
             Problem::NoFeature { what: "memfd_secret(2)", from: "Linux 5.14", errno: Errno::ENOSYS },
             "this kernel has no memfd_secret(2): ENOSYS (38, Function not implemented)",
             "needs Linux 5.14",
+        ),
+        (
+            "bar:x",
+            vfio(Some(7), Errno::EBUSY),
+            "0000:01:00.0 is bound to VFIO and cannot be had from it (IOMMU group 7): open(/dev/vfio/GROUP): EBUSY (16, ",
+            "fuser -v /dev/vfio/7",
+        ),
+        ("bar:x", vfio(Some(7), Errno::EPERM), "EPERM (1, ", "/sys/kernel/iommu_groups/7/devices"),
+        ("bar:x", vfio(Some(7), Errno::ENOENT), "ENOENT (2, ", "modprobe -a vfio-pci"),
+        ("bar:x", vfio(None, Errno::ENOENT), "it is in no IOMMU group", "intel_iommu=on"),
+        (
+            "devmem:x",
+            devmem(Errno::EPERM),
+            "cannot map 16777216 bytes (16M) at physical address 0x3c000000: EPERM (1, ",
+            "memmap=16M$0x3c000000",
+        ),
+        ("devmem:x", devmem(Errno::EACCES), "EACCES (13, ", "root"),
+        ("devmem:x", devmem(Errno::ENOENT), "ENOENT (2, ", "CONFIG_DEVMEM"),
+        (
+            "heap:4K",
+            Problem::NoHeap { name: "system".into(), errno: Errno::ENOENT },
+            "there is no dma-buf heap `system`: ENOENT (2, ",
+            "ls /dev/dma_heap",
         ),
         ("bar:x", bar(Errno::EPERM), "cannot map /sys/x/resource0: EPERM (1, ", "CONFIG_IO_STRICT_DEVMEM"),
         ("bar:x", bar(Errno::EINVAL), "cannot map /sys/x/resource0: EINVAL (22, ", "not I/O ports"),

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Memory that only tests want.
+
+use pageless_sys::file::File;
+use pageless_sys::mmap::Mapping;
+use pageless_sys::{Errno, pagemap, perf};
+
+use super::{Backing, Store, frames_of};
+use crate::region::MemKind;
+use crate::{Error, FRAME_SIZE};
+
+impl Backing {
+    /// One page of the kernel's that really is `VM_PFNMAP` (Linux 6.14): a perf event's. The kernel itself writes the
+    /// first 1088 bytes.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` where the page is mapped and is not `VM_PFNMAP`; whatever refuses the event (`EACCES` without root).
+    pub fn perf_page() -> Result<Backing, Error> {
+        let (event, mapping) = perf::user_page()?;
+        let flags = pagemap::vm_flags(mapping.addr()).unwrap_or_default();
+        if !flags.split(' ').any(|flag| flag == "pf") {
+            let call = "mmap(perf event) as VM_PFNMAP";
+            return Err(pageless_sys::Error::Call { call, errno: Errno::EOPNOTSUPP }.into());
+        }
+        let store = Store::File { mapping, file: File::from(event) };
+        Ok(Backing::new(MemKind::Foreign, "perf page", FRAME_SIZE, store))
+    }
+
+    /// Private memory that children inherit, which no other backing is.
+    pub fn inheritable(len: u64) -> Result<Backing, Error> {
+        let mapping = Mapping::anonymous(frames_of("size", len)?)?;
+        Ok(Backing::new(MemKind::Anon, "inheritable", len, Store::Anonymous(mapping)))
+    }
+}
