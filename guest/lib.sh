@@ -125,8 +125,18 @@ pci_function() { # vendor device
     return 1
 }
 
-# The BAR spec of the ivshmem device: 16 MiB of memory of the host.
+# The BAR spec of the ivshmem device: memory of the host, 16 MiB unless the header says more.
 ivshmem_bar() { echo "bar:$(pci_function 0x1af4 0x1110)/2"; }
+
+# Gives a PCI function to VFIO, whoever has it now.
+bind_vfio() { # function
+    local folder=/sys/bus/pci/devices/$1
+    modprobe -a vfio_iommu_type1 vfio-pci
+    [ ! -e "$folder/driver" ] || echo "$1" >"$folder/driver/unbind"
+    echo vfio-pci >"$folder/driver_override"
+    echo "$1" >/sys/bus/pci/drivers_probe
+    check_equal "$1 is bound to" vfio-pci "$(basename "$(readlink "$folder/driver")")"
+}
 
 # A namespace on the nvdimm: `namespace fsdax -s 128M`; what it is called is left in $namespace (pmem0, dax0.0).
 namespace() { # mode [argument of ndctl...]

@@ -3,13 +3,16 @@
 # Their images are made anew for each run, sparse, in the run's own folder.
 
 # Adds to the arrays `qemu_args` and `kernel_args`.
-add_device() { # name folder
-    local image=$2/$1.img
-    case $1 in
+add_device() { # name[=size] folder
+    local name=${1%%=*} size image
+    image=$2/$name.img
+    size=${1#"$name"}
+    size=${size#=}
+    case $name in
         # Memory of the host behind BAR 2 of a PCI function, behind a port that can be unplugged.
         ivshmem)
-            truncate -s 16M "$image"
-            qemu_args+=(-object "memory-backend-file,id=ivshmem-memory,share=on,mem-path=$image,size=16M"
+            truncate -s "${size:-16M}" "$image"
+            qemu_args+=(-object "memory-backend-file,id=ivshmem-memory,share=on,mem-path=$image,size=${size:-16M}"
                 -device pcie-root-port,id=port-ivshmem,chassis=1,slot=1
                 -device ivshmem-plain,memdev=ivshmem-memory,id=ivshmem,bus=port-ivshmem) ;;
         # Persistent memory with labels: /dev/pmem0, to be made a namespace of with ndctl. The label area comes on top of
