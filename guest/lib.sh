@@ -111,6 +111,8 @@ await() { # command...
     done
 }
 
+said_by_kernel() { dmesg | grep -q "$1"; }
+
 gone() { ! [ -e "$1" ]; }
 
 # The address of the first PCI function with this vendor and device, as in `0000:01:00.0`.
@@ -165,6 +167,25 @@ fsdax() { # ext4|xfs
     modprobe "$1"
     mkdir -p /mnt/dax
     check "mount $1 on /dev/$namespace with DAX" mount -t "$1" -o dax=always "/dev/$namespace" /mnt/dax
+}
+
+# A byte of a file, as a number.
+byte() { # file offset
+    od -An -tu1 -j "$2" -N 1 "$1" | tr -d ' '
+}
+
+# Pulls the card out of its slot, unasked: cuts the power of the port above the function.
+pull_out() { # function
+    local port capability control
+    port=$(dirname "$(readlink -f "/sys/bus/pci/devices/$1")")/config
+    capability=$(byte "$port" 52)
+    while [ "$(byte "$port" "$capability")" -ne 16 ]; do # PCI Express
+        capability=$(byte "$port" $((capability + 1)))
+    done
+    # Slot Control, second byte: power off, and the power indicator off with it.
+    control=$((capability + 24))
+    printf '%b' "\\0$(printf %o $(($(byte "$port" $control) | 0x00)))\\0$(printf %o $(($(byte "$port" $((control + 1))) & ~0x03 | 0x07)))" |
+        dd of="$port" bs=2 seek=$((control / 2)) conv=notrunc 2>/dev/null
 }
 
 # Random bytes, and a file to compare with afterwards.

@@ -20,4 +20,10 @@ serve "$bar"
 check "nbdcopy reads it" nbdcopy "$uri" returned
 check "the bytes are the same" cmp other returned
 check "qemu-io writes, reads and compares" qemu-io -f raw "$uri" -c "write -P 0x5a 64k 1M" -c "read -P 0x5a 64k 1M"
+
+# Asked to let it go, the kernel waits until we do: what is served stays good.
+host device_del ivshmem
+check "the kernel says that it waits" await said_by_kernel "blocked until released by user"
+check "reads and writes go on" qemu-io -f raw "$uri" -c "write -P 0x5b 64k 1M" -c "read -P 0x5b 64k 1M"
 stop_serving
+check "then it goes" await gone "/sys/bus/pci/devices/$function"
