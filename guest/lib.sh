@@ -101,9 +101,9 @@ probe_flag() { # spec flag
 # Asks QEMU's monitor, on the host, for something: `host device_del ivshmem`.
 host() { echo "@host $*"; }
 
-# Waits until a command succeeds, at most 30 seconds.
+# Waits until a command succeeds, at most a minute.
 await() { # command...
-    local tries=300
+    local tries=600
     until "$@" >/dev/null 2>&1; do
         tries=$((tries - 1))
         [ $tries -gt 0 ] || return 1

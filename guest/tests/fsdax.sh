@@ -3,7 +3,7 @@
 #: devices  nvdimm
 #: programs fio nbdcopy nbdinfo qemu-io strace
 #: kernels  6.12 7.3
-#: seconds  120
+#: seconds  300
 
 random_file data 32
 

@@ -2,7 +2,7 @@
 #: about    the tests of the lower crates, on a kernel that lacks nothing they need
 #: tests    pageless-sys pageless-mem
 #: kernels  6.12 7.3
-#: seconds  240
+#: seconds  300
 
 # The emulated CLWB touches nothing, so it cannot fault.
 without=write_back_reaches_every_line_and_survives_a_fault

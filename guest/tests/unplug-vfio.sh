@@ -3,7 +3,7 @@
 #: devices  intel-iommu ivshmem=64M
 #: programs qemu-io
 #: kernels  6.12 7.3
-#: seconds  120
+#: seconds  300
 
 bar=$(ivshmem_bar)
 function=$(pci_function 0x1af4 0x1110)

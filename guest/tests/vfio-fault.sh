@@ -4,7 +4,7 @@
 #: built    vfio-command
 #: programs qemu-io strace
 #: kernels  6.12 7.3
-#: seconds  120
+#: seconds  300
 
 bar=$(ivshmem_bar)
 bind_vfio "$(pci_function 0x1af4 0x1110)"
