@@ -4,14 +4,14 @@
 use std::fmt;
 use std::time::Duration;
 
-use pageless::block::{Route, Why};
+use pageless::block::{Route, RouteCounters, Why};
 use pageless::spec::Human;
 use serde::Serialize;
 
 /// Bytes by the way they went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub(crate) struct Routes {
-    /// Between the device and the frames, nothing in between.
+    /// Between the device and the frames, or by dma-buf: nothing in between.
     pub(crate) direct: u64,
     /// Through a bounce slot.
     pub(crate) bounce: u64,
@@ -31,7 +31,7 @@ pub(crate) enum Leg {
 /// Collects routes and their reasons while a copy runs.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
-    routes: Routes,
+    counters: RouteCounters,
     reasons: Vec<String>,
     explained: Vec<(Leg, Route)>,
 }
@@ -39,12 +39,7 @@ pub(crate) struct Tally {
 impl Tally {
     /// Counts bytes that arrived, by the way they went.
     pub(crate) fn count(&mut self, route: Route, bytes: u64) {
-        match route {
-            Route::None => {}
-            Route::Direct | Route::DmaBuf => self.routes.direct += bytes,
-            Route::Bounce(_) => self.routes.bounce += bytes,
-            Route::Copy(_) => self.routes.copy += bytes,
-        }
+        self.counters.count(route, bytes);
     }
 
     /// Notes why an I/O between a device and memory of these names was not direct.
@@ -63,12 +58,18 @@ impl Tally {
 
     /// The counts and the reasons in the order they came up.
     pub(crate) fn finish(self) -> (Routes, Vec<String>) {
-        (self.routes, self.reasons)
+        let totals = self.counters.totals();
+        let direct = totals.direct.bytes + totals.dma_buf.bytes;
+        (Routes { direct, bounce: totals.bounce.bytes, copy: totals.copy.bytes }, self.reasons)
     }
 }
 
 fn reason(route: Route, why: Why, device: &str, memory: &str) -> String {
-    let done = if matches!(route, Route::Bounce(_)) { "bounced" } else { "copied by the CPU" };
+    let done = match route {
+        Route::Bounce(_) => "bounced",
+        Route::Refuse(_) => "refused",
+        Route::None | Route::Direct | Route::DmaBuf | Route::Copy(_) => "copied by the CPU",
+    };
     match why {
         Why::MemoryDisk => format!("{device} is memory, {done}"),
         Why::Zeroes => format!("{device} has nothing to fetch there, zeroes stored by the CPU"),
@@ -79,6 +80,8 @@ fn reason(route: Route, why: Why, device: &str, memory: &str) -> String {
         Why::Misaligned => format!("{memory} is not aligned for {device}, {done}"),
         Why::NoDirectIo => format!("{device} refuses O_DIRECT, {done}"),
         Why::Requested => format!("{device} was asked to, {done}"),
+        Why::ReadOnly => format!("{memory} may only be read, {done}"),
+        Why::OutOfReach => format!("{memory} is out of reach of {device} and the CPU, {done}"),
     }
 }
 
@@ -181,6 +184,8 @@ mod tests {
             (Route::Bounce(Why::NoDirectIo), "DEV refuses O_DIRECT, bounced"),
             (Route::Bounce(Why::Requested), "DEV was asked to, bounced"),
             (Route::Copy(Why::MemoryDisk), "DEV is memory, copied by the CPU"),
+            (Route::Refuse(Why::ReadOnly), "MEM may only be read, refused"),
+            (Route::Refuse(Why::OutOfReach), "MEM is out of reach of DEV and the CPU, refused"),
             (Route::Copy(Why::Zeroes), "DEV has nothing to fetch there, zeroes stored by the CPU"),
         ] {
             let mut tally = Tally::default();

@@ -2,6 +2,7 @@
 //! `pageless serve`: a disk for NBD clients, from `ready` to a clean end.
 
 mod error;
+mod summary;
 
 use std::net::ToSocketAddrs as _;
 use std::num::NonZeroUsize;
@@ -18,6 +19,7 @@ use pageless::sys::signal::{Termination, block_termination};
 use serde::Serialize;
 
 pub(crate) use self::error::ServeError;
+use self::summary::ExportSummary;
 use crate::cli::ServeArgs;
 use crate::failure::Failure;
 use crate::output;
@@ -70,7 +72,12 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
     let signal = if told.is_ok() { signals.wait() } else { Termination::Terminate };
     let told = told.and_then(|()| tell(args, &Event::Stopping { signal: name(signal) }));
     let totals = server.stop(PATIENCE).map_err(|error| ServeError::stop(error, &opened.name))?;
-    told.and_then(|()| tell(args, &Event::stopped(totals)))
+    let exports: Vec<ExportSummary> =
+        totals.routes.iter().map(|routes| ExportSummary::new(&args.export, &opened.name, routes)).collect();
+    if !args.json {
+        exports.iter().for_each(|export| output::aside(&export.to_string()));
+    }
+    told.and_then(|()| tell(args, &Event::stopped(&totals, &exports)))
 }
 
 /// `./pageless.img`: made the first time, as it is later.
@@ -107,18 +114,26 @@ enum Event<'e> {
     /// A signal came.
     Stopping { signal: &'static str },
     /// All is answered, flushed and removed.
-    Stopped { connections: u64, requests: u64, errors: u64, bytes_read: u64, bytes_written: u64 },
+    Stopped {
+        connections: u64,
+        requests: u64,
+        errors: u64,
+        bytes_read: u64,
+        bytes_written: u64,
+        exports: &'e [ExportSummary],
+    },
 }
 
-impl Event<'_> {
-    fn stopped(totals: Totals) -> Event<'static> {
-        let Totals { reads, writes, flushes, trims, zeroes, statuses, .. } = totals;
+impl<'e> Event<'e> {
+    fn stopped(totals: &Totals, exports: &'e [ExportSummary]) -> Event<'e> {
+        let Totals { reads, writes, flushes, trims, zeroes, statuses, .. } = *totals;
         Event::Stopped {
             connections: totals.connections,
             requests: reads + writes + flushes + trims + zeroes + statuses,
             errors: totals.errors,
             bytes_read: totals.bytes_read,
             bytes_written: totals.bytes_written,
+            exports,
         }
     }
 }

@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 
 use common::nbd::{CMD_FLUSH, CMD_WRITE, EPERM, Peer};
 use common::server::{Serve, Server};
-use common::{MIB, Scratch, eventually, noise, ok, same};
+use common::{MIB, Scratch, eventually, have, noise, ok, same};
 use serde_json::Value;
 
 /// A mebibyte of a buffer.
@@ -137,6 +137,45 @@ fn events_in_json() {
     let names: Vec<_> = events.iter().map(|event| event["event"].as_str().expect("a name")).collect();
     assert_eq!(names, ["stopping", "stopped"]);
     assert_eq!(events[0]["signal"], "SIGTERM");
+}
+
+#[test]
+fn which_way_the_bytes_of_an_export_went_is_told_at_the_end() {
+    if !have(&["nbdcopy"]) {
+        return;
+    }
+    let scratch = Scratch::disk();
+    let from = scratch.file("from", &noise(M, 9));
+    scratch.sparse("image", MIB);
+    for (spec, json) in [("ram:1M", true), ("ram:1M", false), ("file:image", true)] {
+        let socket = Scratch::short();
+        let listen = format!("unix:{}", socket.path("s"));
+        let uri = format!("nbd+unix:///?socket={}", socket.path("s"));
+        let mut args = vec!["serve", spec, "--nbd", &listen];
+        args.extend(json.then_some("--json"));
+        let mut run = Run::start(&scratch.path(""), &args);
+        run.line();
+        ok("nbdcopy", &[&from, &uri]);
+        ok("nbdcopy", &[&uri, &scratch.path("to")]);
+        let (code, rest, errors) = run.stop("-TERM");
+        assert_eq!(code, Some(0), "{errors}");
+        if !json {
+            // Stored by the CPU, sent from the frames.
+            let expected = "ram:1M:\n  direct  1 MiB\n  copy    1 MiB\n  copy (the device is memory)\n";
+            assert_eq!((rest.as_str(), errors.as_str()), ("", expected));
+            continue;
+        }
+        let stopped: Value = serde_json::from_str(rest.lines().last().expect("an event")).expect("JSON");
+        let export = &stopped["exports"][0];
+        let bytes = |way: &str| export["routes"][way].as_u64().expect("bytes");
+        assert_eq!((&export["export"], &export["device"]), (&"".into(), &spec.into()), "{stopped}");
+        assert_eq!(["direct", "dma-buf", "bounce", "copy"].map(bytes).iter().sum::<u64>(), 2 * MIB, "{stopped}");
+        let reasons = export["reasons"].as_array().expect("a list").len();
+        assert_eq!(reasons > 0, bytes("direct") < 2 * MIB, "{stopped}");
+        if spec == "ram:1M" {
+            assert_eq!((bytes("direct"), bytes("copy")), (MIB, MIB), "{stopped}");
+        }
+    }
 }
 
 #[test]

@@ -1,8 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! [`Route`]: which way the bytes of one I/O went, and why.
+//! [`Route`]: which way the bytes of one I/O went, and why. [`decide`] chooses it, and nothing else does;
+//! [`RouteCounters`] counts.
+
+mod counters;
+mod decide;
 
 use pageless_sys::Errno;
 use std::fmt;
+
+use crate::Status;
+
+pub use counters::{RouteCounters, RouteTotals, Went};
+pub use decide::{Align, Decision, Pins, Reach, Shape, decide};
 
 /// Which way the bytes went. Every completion names it: nothing copies silently.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
@@ -17,9 +26,11 @@ pub enum Route {
     Bounce(Why),
     /// Moved by the CPU.
     Copy(Why),
+    /// There is no way: no byte was moved.
+    Refuse(Why),
 }
 
-/// Why bytes did not go direct.
+/// Why bytes did not go direct, or not at all.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Why {
     /// The device is memory: a CPU copy is its I/O.
@@ -34,6 +45,10 @@ pub enum Why {
     NoDirectIo,
     /// The user asked for it.
     Requested,
+    /// The memory is a destination that may not be written.
+    ReadOnly,
+    /// Neither the device nor the CPU reaches the frames.
+    OutOfReach,
 }
 
 impl Route {
@@ -45,6 +60,7 @@ impl Route {
             Route::DmaBuf => "dma-buf",
             Route::Bounce(_) => "bounce",
             Route::Copy(_) => "copy",
+            Route::Refuse(_) => "refuse",
         }
     }
 
@@ -52,7 +68,7 @@ impl Route {
     pub const fn why(self) -> Option<Why> {
         match self {
             Route::None | Route::Direct | Route::DmaBuf => None,
-            Route::Bounce(why) | Route::Copy(why) => Some(why),
+            Route::Bounce(why) | Route::Copy(why) | Route::Refuse(why) => Some(why),
         }
     }
 
@@ -64,6 +80,7 @@ impl Route {
             Route::DmaBuf => 2,
             Route::Bounce(_) => 3,
             Route::Copy(_) => 4,
+            Route::Refuse(_) => 5,
         }
     }
 
@@ -71,6 +88,22 @@ impl Route {
     #[must_use]
     pub fn worst(self, other: Route) -> Route {
         if other.rank() > self.rank() { other } else { self }
+    }
+}
+
+impl Why {
+    /// What a request that was refused for this ends with.
+    pub const fn status(self) -> Status {
+        match self {
+            Why::ReadOnly => Status::ReadOnly,
+            Why::MemoryDisk
+            | Why::Zeroes
+            | Why::Unpinnable(_)
+            | Why::Misaligned
+            | Why::NoDirectIo
+            | Why::Requested
+            | Why::OutOfReach => Status::Unsupported,
+        }
     }
 }
 
@@ -93,6 +126,8 @@ impl fmt::Display for Why {
             Why::Misaligned => f.write_str("not aligned for direct I/O"),
             Why::NoDirectIo => f.write_str("the file refuses O_DIRECT"),
             Why::Requested => f.write_str("as asked"),
+            Why::ReadOnly => f.write_str("the memory may only be read"),
+            Why::OutOfReach => f.write_str("out of reach of device and CPU"),
         }
     }
 }
@@ -108,6 +143,7 @@ mod tests {
         assert_eq!(Route::Direct.worst(Route::None), Route::Direct);
         assert_eq!(Route::None.worst(bounce), bounce);
         assert_eq!(copy.worst(bounce), copy);
+        assert_eq!(copy.worst(Route::Refuse(Why::ReadOnly)), Route::Refuse(Why::ReadOnly));
         assert_eq!(bounce.worst(Route::Bounce(Why::Requested)), bounce);
     }
 

@@ -34,6 +34,17 @@ impl ScatterList {
         ScatterList { bytes: 0, ranges: Ranges::None }
     }
 
+    /// These ranges, of which no two neighbours touch.
+    pub(crate) fn of_joined(ranges: Vec<PhysRange>) -> ScatterList {
+        match ranges.len() {
+            0..=INLINE => ranges.into_iter().collect(),
+            _ => ScatterList {
+                bytes: ranges.iter().map(|range| u64::from(range.len())).sum(),
+                ranges: Ranges::Heap(ranges),
+            },
+        }
+    }
+
     /// Bytes in all ranges together.
     #[inline]
     pub fn len_bytes(&self) -> u64 {

@@ -2,6 +2,8 @@
 //! What a region is made of: the mapping, the descriptor behind it, and what they are good for.
 
 #[cfg(feature = "pmem-io")]
+mod lent;
+#[cfg(feature = "pmem-io")]
 mod page_less;
 #[cfg(feature = "testing")]
 mod testing;
@@ -36,6 +38,10 @@ pub struct Backing {
     store: Store,
     #[cfg(feature = "pmem-io")]
     device: Option<Device>,
+    /// Keeps mapped what was [lent](lent).
+    #[cfg(feature = "pmem-io")]
+    #[expect(dead_code, reason = "it is there to be dropped")]
+    lender: Option<std::sync::Arc<Mapping>>,
 }
 
 /// Where the bytes are.
@@ -142,6 +148,8 @@ impl Backing {
             store,
             #[cfg(feature = "pmem-io")]
             device: None,
+            #[cfg(feature = "pmem-io")]
+            lender: None,
         }
     }
 
@@ -216,6 +224,22 @@ impl Backing {
     /// Writes everything to the medium, whoever stored it.
     pub(crate) fn sync_all(&self) -> Result<(), Errno> {
         self.file_behind().map_or(Ok(()), |file| file.sync_data().map_err(|error| error.errno()))
+    }
+
+    /// Gives up the memory from byte `from` on; all of it, and the file, from 0 on. Nobody may have an address of it.
+    pub(crate) fn seal(&self, from: u64) -> Result<(), pageless_sys::Error> {
+        let start = usize::try_from(from).unwrap_or(usize::MAX);
+        match &self.store {
+            Store::Anonymous(mapping) => mapping.seal(start),
+            Store::File { mapping, file } => {
+                mapping.seal(start)?;
+                #[cfg(feature = "pmem-io")]
+                self.device.iter().filter(|_| from == 0).for_each(Device::retire);
+                if from == 0 { file.retire() } else { Ok(()) }
+            }
+            #[cfg(feature = "pmem-io")]
+            Store::Foreign(_) => Ok(()), // its owner's, who learns that it is free
+        }
     }
 
     pub(crate) fn metadata_bytes(&self) -> usize {

@@ -21,7 +21,7 @@
 use std::cell::RefCell;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use pageless_sys::dmabuf::{self, CpuAccess};
 use pageless_sys::pci::Config;
@@ -47,8 +47,8 @@ enum Kind {
     DmaBuf,
     Pci {
         config: Config,
-        #[expect(dead_code, reason = "keeps the group and its container open")]
-        vfio: Option<vfio::Device>,
+        /// Where the BAR is mapped through VFIO and the kernel did not want it back yet.
+        vfio: Mutex<Option<vfio::Device>>,
     },
 }
 
@@ -58,7 +58,14 @@ impl Device {
     }
 
     pub(crate) fn pci(config: Config, vfio: Option<vfio::Device>) -> Device {
-        Device { kind: Kind::Pci { config, vfio }, failed: AtomicBool::new(false) }
+        Device { kind: Kind::Pci { config, vfio: Mutex::new(vfio) }, failed: AtomicBool::new(false) }
+    }
+
+    /// Gives a function back to the kernel, which waits for its last mapping and descriptor: the mapping is gone.
+    pub(crate) fn retire(&self) {
+        if let Kind::Pci { vfio, .. } = &self.kind {
+            *locked(vfio) = None;
+        }
     }
 
     fn begin(&self, region: &Inner, access: Access) -> Result<(), Fault> {
@@ -75,18 +82,33 @@ impl Device {
         }
     }
 
-    fn confirm(&self) -> Result<(), Fault> {
+    fn confirm(&self, region: &Inner) -> Result<(), Fault> {
         match &self.kind {
             Kind::DmaBuf if self.failed.swap(false, Ordering::AcqRel) => Err(Fault::Media),
             Kind::DmaBuf => Ok(()),
-            Kind::Pci { config, .. } if !self.failed.load(Ordering::Relaxed) && config.present() => Ok(()),
-            Kind::Pci { .. } => {
+            Kind::Pci { config, vfio } => {
+                let (held, wanted) = match &*locked(vfio) {
+                    Some(device) => (true, device.wanted_back()),
+                    None => (false, false),
+                };
+                if !wanted && !self.failed.load(Ordering::Relaxed) && config.present() {
+                    return Ok(());
+                }
                 // A function that comes back is another one, with nothing of what was stored before.
                 self.failed.store(true, Ordering::Relaxed);
+                if held {
+                    // Memory without pages is never pinned, so only a contained copy can be there, which then faults.
+                    // What cannot be sealed stays with the process, and the kernel goes on waiting for it.
+                    let _ = region.backing.seal(0);
+                }
                 Err(Fault::Gone)
             }
         }
     }
+}
+
+fn locked(vfio: &Mutex<Option<vfio::Device>>) -> MutexGuard<'_, Option<vfio::Device>> {
+    vfio.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 type Sync = fn(std::os::fd::BorrowedFd<'_>, CpuAccess) -> Result<(), Error>;
@@ -126,7 +148,7 @@ pub(crate) fn end(region: &Inner, access: Access) {
 /// Whether what was moved can be trusted.
 #[inline]
 pub(crate) fn confirm(region: &Inner) -> Result<(), Fault> {
-    region.backing.device().map_or(Ok(()), Device::confirm)
+    region.backing.device().map_or(Ok(()), |device| device.confirm(region))
 }
 
 /// The device memory that one reader touched.

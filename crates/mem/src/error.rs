@@ -1,7 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
+use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use pageless_sys::Errno;
+
+use crate::Access;
+use crate::holds::Held;
 
 /// Why memory could not be made, registered or used by the kernel.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +47,16 @@ pub enum Error {
         other: usize,
         /// Past its last.
         other_end: usize,
+    },
+    /// More of a mapping than there is.
+    #[error("{len} bytes at {offset} asked for of a mapping of {mapped} bytes")]
+    OutOfMapping {
+        /// Where they would start in it.
+        offset: u64,
+        /// Bytes asked for.
+        len: u64,
+        /// Bytes mapped.
+        mapped: u64,
     },
     /// More frames than the frame space has left.
     #[error("{frames} frames asked for, {left} are left in the frame space")]
@@ -105,6 +120,98 @@ pub enum Error {
         /// The soft limit.
         limit: u64,
     },
+    /// Somebody had the memory until the deadline passed.
+    #[error(transparent)]
+    Busy(Box<Busy>),
+    /// Bytes of a region could not be stored.
+    #[error("{len} bytes at {offset}: {fault:?}")]
+    Fault {
+        /// Why.
+        fault: Fault,
+        /// The first of them.
+        offset: u64,
+        /// How many.
+        len: u64,
+    },
+    /// Bytes outside the region, or of a region that is gone.
+    #[error("bytes {start}..{end} are not in {region}, which ends at {len}")]
+    OutOfRange {
+        /// First byte asked for.
+        start: u64,
+        /// Past the last.
+        end: u64,
+        /// Where the region ends.
+        len: u64,
+        /// What it is.
+        region: String,
+    },
+}
+
+/// Who had memory until a deadline passed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what} is busy after {patience:?}: {holders}", holders = Holders(holders))]
+pub struct Busy {
+    /// The memory.
+    pub what: String,
+    /// How long it was waited.
+    pub patience: Duration,
+    /// Who has it.
+    pub holders: Vec<Holder>,
+}
+
+/// One who has memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    /// The thread whose reader it was taken with: the one that made the reader.
+    pub thread: u32,
+    /// Its name, where it still lives.
+    pub name: Option<String>,
+    /// The bytes in flight, `[start, end)`, and what is done to them; `None` for the CPU's windows of an online section.
+    pub in_flight: Option<(u64, u64, Access)>,
+}
+
+impl Holder {
+    pub(crate) fn window(thread: u32) -> Holder {
+        Holder { thread, name: pageless_sys::cpu::thread_name(thread), in_flight: None }
+    }
+
+    pub(crate) fn in_flight(held: &Held) -> Holder {
+        Holder { in_flight: Some((held.start, held.end, held.access)), ..Holder::window(held.thread) }
+    }
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "thread {}", self.thread)?;
+        if let Some(name) = &self.name {
+            write!(f, " ({name})")?;
+        }
+        match self.in_flight {
+            Some((start, end, access)) => {
+                let doing = if access == Access::Write { "writes" } else { "reads" };
+                write!(f, " {doing} bytes {start}..{end}")
+            }
+            None => f.write_str(" has windows open"),
+        }
+    }
+}
+
+/// The first few, and how many more.
+struct Holders<'h>(&'h [Holder]);
+
+impl fmt::Display for Holders<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN: usize = 4;
+        for (index, holder) in self.0.iter().take(SHOWN).enumerate() {
+            let comma = if index == 0 { "" } else { ", " };
+            write!(f, "{comma}{holder}")?;
+        }
+        match self.0.len().saturating_sub(SHOWN) {
+            0 if self.0.is_empty() => f.write_str("a thread that is not known"),
+            0 => Ok(()),
+            more => write!(f, ", and {more} more"),
+        }
+    }
 }
 
 fn holder(pid: Option<u32>) -> String {
@@ -122,6 +229,7 @@ impl Error {
             Error::Sys(source) | Error::Path { source, .. } | Error::Vfio { source, .. } => Some(source.errno()),
             Error::Locked { .. } => Some(Errno::EAGAIN),
             Error::LockedMemory { .. } => Some(Errno::ENOMEM),
+            Error::Busy(_) => Some(Errno::EBUSY),
             _ => None,
         }
     }

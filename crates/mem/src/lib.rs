@@ -38,7 +38,9 @@
 #![cfg_attr(test, allow(clippy::cast_possible_truncation, reason = "tests count in small numbers"))]
 
 mod backing;
+mod caps;
 pub mod cell;
+mod control;
 mod copy;
 mod cursor;
 #[cfg(feature = "pmem-io")]
@@ -46,6 +48,7 @@ mod device;
 mod error;
 mod extents;
 mod fault;
+mod holds;
 pub mod io;
 mod kmap;
 mod memory;
@@ -53,24 +56,29 @@ pub mod persist;
 mod pfn;
 mod pin;
 pub mod probe;
+mod range_lock;
 mod region;
+mod revoke;
 pub mod sync;
 mod table;
 #[cfg(feature = "testing")]
 pub mod testing;
 
 pub use backing::{Backing, FileOptions};
+pub use caps::Caps;
+pub use control::Released;
 pub use copy::copy;
 pub use cursor::{MemReader, MemWriter};
-pub use error::{CopyError, Error, Fault};
+pub use error::{Busy, CopyError, Error, Fault, Holder};
 pub use extents::{Extent, Extents};
 pub use kmap::Kmap;
 pub use memory::{Memory, Online, Reader};
 pub use persist::Durability;
 pub use pfn::{FRAME_SIZE, FRAME_SPACE, FrameRange, Pfn, PhysRange};
 pub use pin::Inflight;
+pub use range_lock::{RangeGuard, RangeLock, Taken};
 pub use region::{MemKind, Pinned, Region};
-pub use table::RegionTable;
+pub use table::{AddrRun, RegionTable};
 
 /// What is about to be done to memory.
 #[derive(Debug, Copy, Clone, PartialEq, Eq)]

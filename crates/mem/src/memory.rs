@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The process's frame space: where regions are registered and who reads the table.
 
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::backing::Backing;
+use crate::control::Control;
 use crate::pfn::{FRAME_SIZE, FrameRange, PhysRange};
 use crate::pin::{self, Inflight};
 use crate::region::{Inner, Pinned, Region};
 use crate::sync::{self, Published};
-use crate::table::{Hints, RegionTable};
+use crate::table::{AddrRun, Hints, RegionTable};
 use crate::{Access, Error, Fault, Kmap, fault};
 
 /// How long dropping a region waits for others to leave their sections.
@@ -21,9 +23,29 @@ pub(crate) struct Publisher {
     published: Arc<Published<RegionTable>>,
     /// The newest table, under the lock that serialises changes.
     newest: Mutex<Arc<RegionTable>>,
+    control: Control,
 }
 
 impl Publisher {
+    fn new() -> Publisher {
+        let table = Arc::new(RegionTable::default());
+        let published = Arc::new(Published::new(Arc::clone(&table)));
+        Publisher { control: Control::new(Arc::clone(&published)), published, newest: Mutex::new(table) }
+    }
+
+    pub(crate) fn published(&self) -> &Published<RegionTable> {
+        &self.published
+    }
+
+    pub(crate) fn control(&self) -> &Control {
+        &self.control
+    }
+
+    /// Publishes what there is of a region now, which may be nothing.
+    pub(crate) fn refresh(&self, region: &Arc<Inner>) {
+        let Ok(()) = self.change(|table| Ok::<_, Infallible>(table.refreshed(region)));
+    }
+
     fn change<E>(&self, next: impl FnOnce(&RegionTable) -> Result<RegionTable, E>) -> Result<(), E> {
         let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
         let table = Arc::new(next(&newest)?);
@@ -33,7 +55,7 @@ impl Publisher {
     }
 
     pub(crate) fn remove(&self, region: &Arc<Inner>) {
-        let Ok(()) = self.change(|table| Ok::<_, std::convert::Infallible>(table.without(region)));
+        let Ok(()) = self.change(|table| Ok::<_, Infallible>(table.without(region)));
         // Sections are short, so the mapping and its file's lock are usually gone before this returns. Not always: this
         // thread may be online itself, and then the next change of the table finds the old one free.
         let start = Instant::now();
@@ -55,9 +77,7 @@ impl Memory {
     /// An empty frame space. Installs fault containment for the process (see the module `fault`).
     pub fn new() -> Result<Memory, Error> {
         fault::install()?;
-        let table = Arc::new(RegionTable::default());
-        let published = Arc::new(Published::new(Arc::clone(&table)));
-        Ok(Memory(Arc::new(Publisher { published, newest: Mutex::new(table) })))
+        Ok(Memory(Arc::new(Publisher::new())))
     }
 
     /// Gives the memory frames and puts it in the table: a table insert, whatever the size.
@@ -131,6 +151,13 @@ impl Online<'_> {
         self.table.resolve_addr(addr, len)
     }
 
+    /// What lies at an address of the process, looking at most `len` bytes ahead. `access` is what will be done with it:
+    /// it picks the last hit to start from, and checks nothing.
+    #[inline]
+    pub fn run_at(&self, addr: usize, len: usize, access: Access) -> AddrRun {
+        self.table.run_at(addr, len, self.hints.last(access))
+    }
+
     /// What is known of short pins of the region of this range.
     pub fn short_pin(&self, range: PhysRange) -> Result<Pinned, Fault> {
         Ok(self.table.region_of(range)?.short_pin())
@@ -141,6 +168,11 @@ impl Online<'_> {
         if let Ok(region) = self.table.region_of(range) {
             region.set_short_pin(verdict);
         }
+    }
+
+    /// The thread whose section it is.
+    pub(crate) fn thread(&self) -> u32 {
+        self.table.thread()
     }
 
     #[inline]

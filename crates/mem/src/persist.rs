@@ -80,7 +80,7 @@ pub(crate) fn persist(region: &Inner, offset: u64, len: u64) -> Result<(), Fault
     let (Ok(start), Ok(bytes)) = (usize::try_from(offset), usize::try_from(end - offset)) else {
         return Err(Fault::Gone);
     };
-    match region.backing.durability() {
+    let result = match region.backing.durability() {
         Durability::Volatile | Durability::Fence => {
             fence();
             Ok(())
@@ -94,7 +94,9 @@ pub(crate) fn persist(region: &Inner, offset: u64, len: u64) -> Result<(), Fault
             fence();
             region.flush_errors.sync(|| region.backing.sync_range(start, bytes).map_err(Fault::from_medium)).0
         }
-    }
+    };
+    // Revoked meanwhile: what was synced may have been nothing.
+    if region.len() < end { Err(Fault::Gone) } else { result }
 }
 
 /// One user's way to FLUSH: everything stored so far, by whichever queue, is durable when it returns.
@@ -115,10 +117,13 @@ impl Flusher {
         fence();
         let by_kernel = self.region.backing.durability() == Durability::Msync && self.region.allows(Access::Write);
         let (result, failures) = self.region.flush_errors.sync(|| match by_kernel {
+            _ if self.region.len() == 0 => Ok(()),
             true => self.region.backing.sync_all().map_err(Fault::from_medium).and(self.whole()),
             false => Ok(()),
         });
-        self.tell(result, failures)
+        let result = self.tell(result, failures);
+        // Revoked before or meanwhile: what was synced may have been nothing.
+        if self.region.len() == 0 { Err(Fault::Gone) } else { result }
     }
 
     /// As [`Region::persist`](crate::Region::persist), and fails for a failure that this user was not told of: it may

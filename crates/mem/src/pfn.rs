@@ -99,33 +99,39 @@ impl PhysRange {
     }
 
     /// From a byte position in the frame space, which the caller knows to lie in a region.
+    #[inline]
     pub(crate) fn at(byte: u64, len: u32) -> PhysRange {
         let offset = u32::try_from(byte % FRAME_SIZE).unwrap_or(0);
         PhysRange { pfn: Pfn(byte >> FRAME_SHIFT), offset, len }
     }
 
     /// The frame of the first byte.
+    #[inline]
     pub fn pfn(self) -> Pfn {
         self.pfn
     }
 
     /// The first byte's offset in its frame.
+    #[inline]
     pub fn offset(self) -> u32 {
         self.offset
     }
 
     /// Bytes; never 0.
     #[expect(clippy::len_without_is_empty, reason = "a range is never empty")]
+    #[inline]
     pub fn len(self) -> u32 {
         self.len
     }
 
     /// Position in the frame space, for alignment checks.
+    #[inline]
     pub fn byte_address(self) -> u64 {
         (self.pfn.0 << FRAME_SHIFT) + u64::from(self.offset)
     }
 
     /// The first `n` bytes and the rest; `None` unless both have bytes.
+    #[inline]
     pub fn split_at(self, n: u32) -> Option<(PhysRange, PhysRange)> {
         (0 < n && n < self.len).then(|| {
             let head = PhysRange { len: n, ..self };
@@ -134,6 +140,7 @@ impl PhysRange {
     }
 
     /// Both as one, where `next` starts where this ends. Guard frames keep this from joining two regions.
+    #[inline]
     pub fn merge(self, next: PhysRange) -> Option<PhysRange> {
         let adjacent = self.byte_address() + u64::from(self.len) == next.byte_address();
         let len = self.len.checked_add(next.len).filter(|len| adjacent && *len <= PhysRange::MAX_LEN)?;

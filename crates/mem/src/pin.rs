@@ -2,39 +2,61 @@
 //! Frames in flight: who holds memory that the kernel or a device is working on (I4).
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use pageless_sys::socket::IoVec;
 
+use crate::holds::Held;
 use crate::memory::Online;
 use crate::pfn::PhysRange;
 use crate::region::Inner;
 use crate::{Access, Fault};
 
-/// Memory handed out for one I/O. Its regions stay mapped, and counted as in flight, until this is dropped.
+/// Memory handed out for one I/O. Until this is dropped its regions stay mapped, and nothing deallocates, cuts off or
+/// revokes its bytes.
 #[derive(Debug)]
 pub struct Inflight {
     runs: Vec<IoVec>,
-    holds: Vec<Arc<Inner>>,
+    pins: Vec<Pin>,
     access: Access,
     bytes: u64,
 }
 
-/// Resolves ranges and takes hold of their regions.
+/// A range of one region in flight.
+#[derive(Debug)]
+pub(crate) struct Pin {
+    region: Arc<Inner>,
+    number: u32,
+}
+
+impl Pin {
+    /// Enters the range; `None` where the region no longer reaches.
+    pub(crate) fn new(region: &Arc<Inner>, held: Held) -> Option<Pin> {
+        let number = region.holds.enter(held)?;
+        Some(Pin { region: Arc::clone(region), number })
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        self.region.holds.leave(self.number);
+    }
+}
+
+/// Resolves ranges and takes hold of them.
 pub(crate) fn pin(online: &Online<'_>, ranges: &[PhysRange], access: Access) -> Result<Inflight, Fault> {
-    let mut pinned = Inflight { runs: Vec::with_capacity(ranges.len()), holds: Vec::new(), access, bytes: 0 };
+    let mut inflight =
+        Inflight { runs: Vec::with_capacity(ranges.len()), pins: Vec::with_capacity(ranges.len()), access, bytes: 0 };
+    let thread = online.thread();
     for range in ranges {
         let found = online.resolve(*range, access)?;
-        pinned.runs.push(IoVec { addr: found.addr, len: found.len });
-        pinned.bytes += found.len as u64;
-        if pinned.holds.last().is_none_or(|held| !Arc::ptr_eq(held, found.region)) {
-            #[cfg(feature = "pmem-io")]
-            crate::device::begin(found.region, access)?;
-            found.region.in_flight.fetch_add(1, Ordering::AcqRel);
-            pinned.holds.push(Arc::clone(found.region));
-        }
+        let held = Held { start: found.offset, end: found.offset + found.len as u64, access, thread };
+        inflight.pins.push(Pin::new(found.region, held).ok_or(Fault::Gone)?);
+        #[cfg(feature = "pmem-io")]
+        crate::device::begin(found.region, access)?;
+        inflight.runs.push(IoVec { addr: found.addr, len: found.len });
+        inflight.bytes += found.len as u64;
     }
-    Ok(pinned)
+    Ok(inflight)
 }
 
 impl Inflight {
@@ -51,20 +73,19 @@ impl Inflight {
     /// Takes the memory back, and says whether what was moved can be trusted: as
     /// [`Reader::confirm`](crate::Reader::confirm), for memory that was in flight.
     pub fn release(mut self) -> Result<(), Fault> {
-        let held = self.let_go();
+        let pins = self.let_go();
         #[cfg(feature = "pmem-io")]
-        return held.iter().try_for_each(|region| crate::device::confirm(region));
-        #[cfg(not(feature = "pmem-io"))]
-        return Ok(drop(held));
+        pins.iter().try_for_each(|pin| crate::device::confirm(&pin.region))?;
+        drop(pins);
+        Ok(())
     }
 
-    fn let_go(&mut self) -> Vec<Arc<Inner>> {
-        for region in &self.holds {
-            #[cfg(feature = "pmem-io")]
-            crate::device::end(region, self.access);
-            region.in_flight.fetch_sub(1, Ordering::AcqRel);
+    fn let_go(&mut self) -> Vec<Pin> {
+        #[cfg(feature = "pmem-io")]
+        for pin in &self.pins {
+            crate::device::end(&pin.region, self.access);
         }
-        std::mem::take(&mut self.holds)
+        std::mem::take(&mut self.pins)
     }
 
     pub(crate) fn runs(&self) -> &[IoVec] {

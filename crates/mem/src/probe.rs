@@ -93,6 +93,11 @@ pub fn probe(region: &Region, reader: &mut Reader) -> Report {
         Verdict::Refused(errno) => region.set_short_pin(Pinned::Refused(errno)),
         _ => {}
     }
+    match report.long_pin {
+        Verdict::Ok => region.set_long_pin(Pinned::Ok),
+        Verdict::Refused(errno) => region.set_long_pin(Pinned::Refused(errno)),
+        _ => {}
+    }
     report.class = match (page_less, report.short_pin, report.long_pin) {
         (true, ..) => Class::PageLess,
         (_, Verdict::Refused(_), _) => Class::Unpinnable,

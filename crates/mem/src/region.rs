@@ -4,16 +4,21 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use pageless_sys::Errno;
 use pageless_sys::file::FallocMode;
 
 use crate::backing::{Backing, Store};
+use crate::caps::CapsCell;
+use crate::control::Released;
 use crate::extents::Extents;
+use crate::holds::Holds;
 use crate::memory::Publisher;
 use crate::persist::{Durability, FlushErrors, Flusher};
 use crate::pfn::{FRAME_SIZE, FrameRange, PhysRange};
-use crate::{Access, Fault};
+use crate::revoke::Wait;
+use crate::{Access, Error, Fault};
 
 /// What the memory is. Its owner's business is what it is used for.
 #[derive(Debug, Copy, Clone, PartialEq, Eq, Hash)]
@@ -57,11 +62,15 @@ pub(crate) struct Inner {
     pub(crate) frames: FrameRange,
     pub(crate) backing: Backing,
     pub(crate) flush_errors: FlushErrors,
-    /// Frames handed to the kernel or a device and not yet reaped, counted per I/O.
-    pub(crate) in_flight: AtomicU64,
+    /// What was handed to the kernel or a device and not yet reaped, and how much of the region there still is.
+    pub(crate) holds: Holds,
+    /// Held by who cuts the region short.
+    pub(crate) cutting: Mutex<()>,
+    /// Tells when the memory was given back.
+    pub(crate) released: Released,
     /// Moves whenever something is deallocated: cached extents are then void.
     pub(crate) punches: AtomicU64,
-    short_pin: AtomicU64,
+    pub(crate) caps: CapsCell,
     bad: Mutex<Vec<(u64, u64)>>,
 }
 
@@ -71,18 +80,21 @@ const MAX_BAD_RANGES: usize = 1024;
 impl Inner {
     pub(crate) fn new(frames: FrameRange, backing: Backing) -> Inner {
         Inner {
+            caps: CapsCell::new(&backing),
             frames,
+            holds: Holds::new(backing.len()),
+            cutting: Mutex::new(()),
+            released: Released::default(),
             backing,
             flush_errors: FlushErrors::default(),
-            in_flight: AtomicU64::new(0),
             punches: AtomicU64::new(0),
-            short_pin: AtomicU64::new(0),
             bad: Mutex::new(Vec::new()),
         }
     }
 
+    /// Bytes that there still are.
     pub(crate) fn len(&self) -> u64 {
-        self.backing.len()
+        self.holds.end()
     }
 
     pub(crate) fn addr(&self) -> usize {
@@ -93,22 +105,12 @@ impl Inner {
         access == Access::Read || self.backing.writable()
     }
 
-    /// 0 unknown, 1 ok, 2 + errno refused.
     pub(crate) fn short_pin(&self) -> Pinned {
-        match self.short_pin.load(Ordering::Relaxed) {
-            0 => Pinned::Unknown,
-            1 => Pinned::Ok,
-            refused => Pinned::Refused(Errno::from_raw(i32::try_from(refused - 2).unwrap_or(i32::MAX))),
-        }
+        self.caps.load().short_pin
     }
 
     pub(crate) fn set_short_pin(&self, verdict: Pinned) {
-        let code = match verdict {
-            Pinned::Unknown => 0,
-            Pinned::Ok => 1,
-            Pinned::Refused(errno) => 2 + u64::from(errno.raw().unsigned_abs()),
-        };
-        self.short_pin.store(code, Ordering::Relaxed);
+        self.caps.set_short_pin(verdict);
     }
 
     /// Remembers the frame at byte `offset` as bad.
@@ -156,8 +158,12 @@ impl Region {
         &self.0.inner
     }
 
-    /// Bytes.
-    #[expect(clippy::len_without_is_empty, reason = "a region is never empty")]
+    pub(crate) fn publisher(&self) -> &Publisher {
+        &self.0.publisher
+    }
+
+    /// Bytes: as many as were registered, unless some were cut off since; 0 once it is revoked.
+    #[expect(clippy::len_without_is_empty, reason = "a region is never empty, and `revoked` says when it is gone")]
     pub fn len(&self) -> u64 {
         self.inner().len()
     }
@@ -215,17 +221,47 @@ impl Region {
         Flusher::new(Arc::clone(self.inner()))
     }
 
-    /// Gives back what lies in whole frames of the range, and makes all of it read as zeroes.
+    /// Gives back what lies in whole frames of the range, and makes all of it read as zeroes. Never waits for I/O in
+    /// flight, which may be the caller's own: memory that is in flight is kept and stored to.
     pub fn punch(&self, offset: u64, len: u64) -> Result<(), Fault> {
         let end = self.end_of(offset, len)?;
-        let (first, last) = (offset.next_multiple_of(FRAME_SIZE).min(end), end / FRAME_SIZE * FRAME_SIZE);
-        if last <= first || !self.punchable() || !self.deallocate(first, last - first) {
+        let Some((first, last)) = self.whole_frames(offset, end) else { return self.zero(offset, len) };
+        let Ok(closed) = self.inner().holds.close(first, last, Instant::now()) else { return self.zero(offset, len) };
+        if self.deallocate(first, last - first).is_err() {
+            drop(closed);
             return self.zero(offset, len);
         }
-        // Moved after the fact too: an extent looked up in between may have seen the old data.
-        self.inner().punches.fetch_add(1, Ordering::Release);
+        drop(closed);
         self.zero(offset, first - offset)?;
         self.zero(last, end - last)
+    }
+
+    /// As [`Region::punch`], but gives the frames back in any case: waits for I/O in flight on them at most so long.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] when it goes on, or what the kernel says; then nothing was changed.
+    pub fn punch_within(&self, offset: u64, len: u64, patience: Duration) -> Result<(), Error> {
+        let wait = Wait::new(self, patience);
+        let outside = |_| Error::OutOfRange {
+            start: offset,
+            end: offset.saturating_add(len),
+            len: self.len(),
+            region: self.describe(),
+        };
+        let end = self.end_of(offset, len).map_err(outside)?;
+        let zero = |offset, len| self.zero(offset, len).map_err(|fault| Error::Fault { fault, offset, len });
+        let Some((first, last)) = self.whole_frames(offset, end) else { return zero(offset, len) };
+        let closed = self.inner().holds.close(first, last, wait.deadline).map_err(|held| wait.in_flight(&held))?;
+        self.deallocate(first, last - first)?;
+        drop(closed);
+        zero(offset, first - offset)?;
+        zero(last, end - last)
+    }
+
+    /// The whole frames in `[offset, end)`, where there are some that can be given back.
+    fn whole_frames(&self, offset: u64, end: u64) -> Option<(u64, u64)> {
+        let (first, last) = (offset.next_multiple_of(FRAME_SIZE).min(end), end / FRAME_SIZE * FRAME_SIZE);
+        (first < last && self.punchable()).then_some((first, last))
     }
 
     /// Whether [`Region::punch`] gives memory back rather than only storing zeroes.
@@ -233,18 +269,23 @@ impl Region {
         self.writable() && self.inner().backing.punchable()
     }
 
-    fn deallocate(&self, offset: u64, len: u64) -> bool {
+    /// The caller has closed the range.
+    fn deallocate(&self, offset: u64, len: u64) -> Result<(), pageless_sys::Error> {
         let inner = self.inner();
+        let too_large = |value| pageless_sys::Error::TooLarge { call: "madvise", value };
         inner.punches.fetch_add(1, Ordering::Release);
-        match inner.backing.store() {
-            Store::Anonymous(mapping) => match (usize::try_from(offset), usize::try_from(len)) {
-                (Ok(offset), Ok(len)) => mapping.discard_anonymous(offset, len).is_ok(),
-                _ => false,
-            },
-            Store::File { file, .. } => file.fallocate(FallocMode::PunchHole, offset, len).is_ok(),
+        let result = match inner.backing.store() {
+            Store::Anonymous(mapping) => {
+                let start = usize::try_from(offset).map_err(|_| too_large(offset))?;
+                mapping.discard(start, usize::try_from(len).map_err(|_| too_large(len))?)
+            }
+            Store::File { file, .. } => file.fallocate(FallocMode::PunchHole, offset, len),
             #[cfg(feature = "pmem-io")]
-            Store::Foreign(_) => false,
-        }
+            Store::Foreign(_) => Err(pageless_sys::Error::Call { call: "fallocate", errno: Errno::EOPNOTSUPP }),
+        };
+        // Moved after the fact too: an extent looked up in between may have seen the old data.
+        inner.punches.fetch_add(1, Ordering::Release);
+        result
     }
 
     /// Stores zeroes, so that the range stays (or becomes) allocated.
@@ -290,9 +331,9 @@ impl Region {
         self.inner().set_short_pin(verdict);
     }
 
-    /// I/Os that the kernel or a device has on this region now.
+    /// Ranges that the kernel or a device has of this region now.
     pub fn in_flight(&self) -> u64 {
-        self.inner().in_flight.load(Ordering::Acquire)
+        self.inner().holds.count()
     }
 
     /// Bytes of ours that this region costs: constant for any size.

@@ -15,24 +15,43 @@
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Deref;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 #[cfg(loom)]
-use loom::sync::{
-    Mutex,
-    atomic::{AtomicPtr, AtomicU64, Ordering, fence},
+use loom::sync::atomic::{AtomicPtr, fence};
+#[cfg(loom)]
+pub(crate) use loom::sync::{
+    Condvar, Mutex, MutexGuard,
+    atomic::{AtomicU64, Ordering},
 };
 #[cfg(not(loom))]
-use std::sync::{
-    Mutex,
-    atomic::{AtomicPtr, AtomicU64, Ordering, compiler_fence, fence},
+use std::sync::atomic::{AtomicPtr, compiler_fence, fence};
+#[cfg(not(loom))]
+pub(crate) use std::sync::{
+    Condvar, Mutex, MutexGuard,
+    atomic::{AtomicU64, Ordering},
 };
 
-/// A reader's state: odd while online. Alone on its cache lines.
+/// A reader's state. Alone on its cache lines.
 #[derive(Debug)]
 #[repr(align(128))]
-struct Slot(AtomicU64);
+struct Slot {
+    /// Odd while online.
+    count: AtomicU64,
+    /// The thread that made the reader, and so reads.
+    thread: u32,
+}
+
+/// Shows whether the readers of a moment still live.
+#[derive(Debug)]
+pub(crate) struct Living(Vec<Weak<Slot>>);
+
+impl Living {
+    pub(crate) fn any(&self) -> bool {
+        self.0.iter().any(|slot| slot.strong_count() > 0)
+    }
+}
 
 /// A value that one side replaces while others read it.
 pub struct Published<T> {
@@ -53,8 +72,13 @@ pub struct Grace {
 impl Grace {
     /// True when nobody holds the old value any more.
     pub fn passed(&mut self) -> bool {
-        self.online.retain(|(slot, seen)| slot.0.load(Ordering::Acquire) == *seen);
+        self.online.retain(|(slot, seen)| slot.count.load(Ordering::Acquire) == *seen);
         self.online.is_empty() && !self.unknown
+    }
+
+    /// The threads that may still hold it, where they are known.
+    pub(crate) fn threads(&self) -> Vec<u32> {
+        self.online.iter().map(|(slot, _)| slot.thread).collect()
     }
 
     /// Waits until nobody does; false when the deadline came first. Never call it while online yourself.
@@ -83,7 +107,7 @@ impl<T> Published<T> {
 
     /// A new reader.
     pub fn reader(self: &Arc<Self>) -> Reader<T> {
-        let slot = Arc::new(Slot(AtomicU64::new(0)));
+        let slot = Arc::new(Slot { count: AtomicU64::new(0), thread: pageless_sys::cpu::thread_id() });
         lock(&self.slots).push(Arc::clone(&slot));
         Reader { shared: Arc::clone(self), slot }
     }
@@ -103,8 +127,13 @@ impl<T> Published<T> {
     pub fn grace(&self) -> Grace {
         let unknown = !self.heavy_barrier();
         let slots = lock(&self.slots);
-        let online = slots.iter().map(|slot| (Arc::clone(slot), slot.0.load(Ordering::Acquire)));
+        let online = slots.iter().map(|slot| (Arc::clone(slot), slot.count.load(Ordering::Acquire)));
         Grace { online: online.filter(|(_, seen)| seen % 2 == 1).collect(), unknown }
+    }
+
+    /// The readers that there are now.
+    pub(crate) fn living(&self) -> Living {
+        Living(lock(&self.slots).iter().map(Arc::downgrade).collect())
     }
 
     /// Drops the replaced values that nobody holds any more; returns how many are still held.
@@ -171,9 +200,9 @@ impl<T> Reader<T> {
     #[inline]
     pub fn online(&mut self) -> Guard<'_, T> {
         // `| 1` also steps over a guard that was leaked while online: its borrow has ended.
-        let online = (self.slot.0.load(Ordering::Relaxed) + 1) | 1;
+        let online = (self.slot.count.load(Ordering::Relaxed) + 1) | 1;
         // Release, so that who reads this counter has also seen the section before.
-        self.slot.0.store(online, Ordering::Release);
+        self.slot.count.store(online, Ordering::Release);
         self.shared.light_barrier();
         let value = self.shared.current.load(Ordering::Acquire);
         Guard { value, slot: &self.slot, next: online + 1, not_send: PhantomData }
@@ -188,8 +217,8 @@ impl<T> Reader<T> {
 impl<T> Drop for Reader<T> {
     fn drop(&mut self) {
         // A guard that was leaked left the slot odd; nothing borrows from it any more once the reader itself goes.
-        let seen = self.slot.0.load(Ordering::Relaxed);
-        self.slot.0.store(seen + 1 + (seen + 1) % 2, Ordering::Release);
+        let seen = self.slot.count.load(Ordering::Relaxed);
+        self.slot.count.store(seen + 1 + (seen + 1) % 2, Ordering::Release);
         lock(&self.shared.slots).retain(|slot| !Arc::ptr_eq(slot, &self.slot));
     }
 }
@@ -203,6 +232,13 @@ pub struct Guard<'r, T> {
     slot: &'r Slot,
     next: u64,
     not_send: PhantomData<*const T>,
+}
+
+impl<T> Guard<'_, T> {
+    /// The thread that reads.
+    pub(crate) fn thread(&self) -> u32 {
+        self.slot.thread
+    }
 }
 
 impl<T> Deref for Guard<'_, T> {
@@ -219,7 +255,7 @@ impl<T> Deref for Guard<'_, T> {
 impl<T> Drop for Guard<'_, T> {
     #[inline]
     fn drop(&mut self) {
-        self.slot.0.store(self.next, Ordering::Release);
+        self.slot.count.store(self.next, Ordering::Release);
     }
 }
 
@@ -229,14 +265,22 @@ impl<T: fmt::Debug> fmt::Debug for Guard<'_, T> {
     }
 }
 
-#[cfg(not(loom))]
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-#[cfg(loom)]
-fn lock<T>(mutex: &Mutex<T>) -> loom::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+/// Sleeps until somebody signals or the deadline; false when there is no time left.
+pub(crate) fn wait_until<'m, T>(
+    condition: &Condvar,
+    guard: MutexGuard<'m, T>,
+    deadline: Instant,
+) -> (MutexGuard<'m, T>, bool) {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() {
+        return (guard, false);
+    }
+    let (guard, _) = condition.wait_timeout(guard, left).unwrap_or_else(std::sync::PoisonError::into_inner);
+    (guard, true)
 }
 
 fn yield_now() {

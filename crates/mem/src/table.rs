@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The table of regions: an immutable sorted snapshot, and the only doors from numbers to memory.
 
+mod by_addr;
+
 use std::cell::Cell;
 use std::sync::Arc;
 
@@ -8,8 +10,11 @@ use crate::pfn::{FRAME_SIZE, PhysRange};
 use crate::region::Inner;
 use crate::{Access, Error, Fault};
 
+pub use by_addr::AddrRun;
+use by_addr::ByAddr;
+
 /// Bytes of a table that one region takes.
-pub(crate) const ENTRY_BYTES: usize = size_of::<Entry>() + size_of::<u64>() + 3 * size_of::<u32>();
+pub(crate) const ENTRY_BYTES: usize = size_of::<Entry>() + 2 * size_of::<u64>() + 3 * size_of::<u32>();
 
 /// What the data path needs of a region, in one cache line.
 #[derive(Debug, Clone)]
@@ -49,7 +54,7 @@ pub(crate) struct Hints {
 
 impl Hints {
     #[inline]
-    fn last(&self, access: Access) -> &Cell<u32> {
+    pub(crate) fn last(&self, access: Access) -> &Cell<u32> {
         &self.last[usize::from(access == Access::Write)]
     }
 }
@@ -95,49 +100,41 @@ pub struct RegionTable {
     starts: Vec<u64>,
     directory: Directory,
     entries: Vec<Entry>,
-    /// Entries by address.
-    by_addr: Vec<u32>,
+    by_addr: ByAddr,
 }
 
 impl RegionTable {
     /// A table with one more region.
     pub(crate) fn with(&self, region: Arc<Inner>) -> Result<RegionTable, Error> {
         let (addr, end) = (region.addr(), region.addr() + usize::try_from(region.len()).unwrap_or(usize::MAX));
-        let near = self.by_addr.partition_point(|index| self.entries[*index as usize].addr < end);
-        if let Some(below) = near.checked_sub(1) {
-            let other = &self.entries[self.by_addr[below] as usize];
+        if let Some(other) = end.checked_sub(1).and_then(|last| self.by_addr.at_or_below(last)) {
+            let other = &self.entries[other as usize];
             let other_end = other.addr + usize::try_from(other.len).unwrap_or(usize::MAX);
             if addr < other_end {
                 return Err(Error::Overlap { addr, end, other: other.addr, other_end });
             }
         }
-        let entry = Entry {
-            start: region.frames.start().number() * FRAME_SIZE,
-            len: region.len(),
-            #[cfg(feature = "pmem-io")]
-            plain: if region.backing.device().is_some() { 0 } else { region.len() },
-            #[cfg(not(feature = "pmem-io"))]
-            plain: region.len(),
-            addr,
-            writable: region.backing.writable(),
-            region,
-        };
-        let at = self.starts.partition_point(|start| *start < entry.start);
-        let mut entries = self.entries.clone();
-        entries.insert(at, entry);
-        Ok(RegionTable::of(entries))
+        Ok(RegionTable::of(insert(self.entries.clone(), region)))
+    }
+
+    /// A table with what there is of this region now.
+    pub(crate) fn refreshed(&self, region: &Arc<Inner>) -> RegionTable {
+        let others = self.others(region);
+        RegionTable::of(if region.len() == 0 { others } else { insert(others, Arc::clone(region)) })
     }
 
     /// A table without this region.
     pub(crate) fn without(&self, region: &Arc<Inner>) -> RegionTable {
-        RegionTable::of(self.entries.iter().filter(|entry| !Arc::ptr_eq(&entry.region, region)).cloned().collect())
+        RegionTable::of(self.others(region))
+    }
+
+    fn others(&self, region: &Arc<Inner>) -> Vec<Entry> {
+        self.entries.iter().filter(|entry| !Arc::ptr_eq(&entry.region, region)).cloned().collect()
     }
 
     fn of(entries: Vec<Entry>) -> RegionTable {
-        let mut by_addr: Vec<u32> = (0..).take(entries.len()).collect();
-        by_addr.sort_unstable_by_key(|index| entries[*index as usize].addr);
         let starts: Vec<u64> = entries.iter().map(|entry| entry.start).collect();
-        RegionTable { directory: Directory::of(&starts), starts, entries, by_addr }
+        RegionTable { directory: Directory::of(&starts), by_addr: ByAddr::of(&entries), starts, entries }
     }
 
     /// Regions in the table.
@@ -199,13 +196,29 @@ impl RegionTable {
 
     /// The frames behind addresses of this process, where they all lie in one region.
     pub(crate) fn resolve_addr(&self, addr: usize, len: usize) -> Option<PhysRange> {
-        let after = self.by_addr.partition_point(|index| self.entries[*index as usize].addr <= addr);
-        let entry = &self.entries[self.by_addr[after.checked_sub(1)?] as usize];
+        let entry = &self.entries[self.by_addr.at_or_below(addr)? as usize];
         let offset = (addr - entry.addr) as u64;
         let end = offset.checked_add(len as u64)?;
         let len = u32::try_from(len).ok().filter(|len| *len > 0)?;
         (end <= entry.len).then(|| PhysRange::at(entry.start + offset, len))
     }
+}
+
+fn insert(mut entries: Vec<Entry>, region: Arc<Inner>) -> Vec<Entry> {
+    let entry = Entry {
+        start: region.frames.start().number() * FRAME_SIZE,
+        len: region.len(),
+        #[cfg(feature = "pmem-io")]
+        plain: if region.backing.device().is_some() { 0 } else { region.len() },
+        #[cfg(not(feature = "pmem-io"))]
+        plain: region.len(),
+        addr: region.addr(),
+        writable: region.backing.writable(),
+        region,
+    };
+    let at = entries.partition_point(|other| other.start < entry.start);
+    entries.insert(at, entry);
+    entries
 }
 
 impl Entry {

@@ -24,7 +24,7 @@ pub fn poison(region: &Region, offset: u64) -> Result<(), Error> {
     match region.inner().backing.store() {
         // The page leaves the page table, where there is no room for poison beside it.
         Store::Anonymous(mapping) | Store::File { mapping, .. } => {
-            mapping.discard_anonymous(addr - mapping.addr(), range.len() as usize)?;
+            mapping.discard(addr - mapping.addr(), range.len() as usize)?;
         }
         Store::Foreign(_) => {}
     }

@@ -44,3 +44,14 @@ fn membarrier(command: i32) -> Result<(), Error> {
     // SAFETY: membarrier takes numbers only and touches no memory of ours.
     check("membarrier", unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) }).map(drop)
 }
+
+/// The kernel's number of the calling thread.
+pub fn thread_id() -> u32 {
+    rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs()
+}
+
+/// The name of a thread of this process, while it lives.
+pub fn thread_name(thread: u32) -> Option<String> {
+    let name = std::fs::read_to_string(format!("/proc/self/task/{thread}/comm")).ok()?;
+    Some(name.trim_end().to_owned())
+}

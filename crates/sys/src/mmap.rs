@@ -106,8 +106,9 @@ impl Mapping {
         self.advise("madvise(MADV_DONTFORK)", 0, self.len, Advice::LinuxDontFork)
     }
 
-    /// Gives back the pages of `[offset, offset + len)`. Private anonymous memory reads as zeroes afterwards.
-    pub fn discard_anonymous(&self, offset: usize, len: usize) -> Result<(), Error> {
+    /// Gives back the pages of `[offset, offset + len)`. Private anonymous memory reads as zeroes afterwards, a shared file
+    /// as the file.
+    pub fn discard(&self, offset: usize, len: usize) -> Result<(), Error> {
         self.advise("madvise(MADV_DONTNEED)", offset, len, Advice::LinuxDontNeed)
     }
 
@@ -116,6 +117,31 @@ impl Mapping {
         let (start, len) = self.pages("msync", offset, len)?;
         // SAFETY: the range lies in this mapping; msync changes no byte of it.
         unsafe { rustix::mm::msync(start as *mut _, len, MsyncFlags::SYNC) }.named("msync")
+    }
+
+    /// Gives up the memory from byte `from` on, widened inwards to whole pages: its addresses stay taken, and trap
+    /// whoever uses them. Takes as long as there are pages to give back.
+    pub fn seal(&self, from: usize) -> Result<(), Error> {
+        /// Bytes given back at a time: page faults elsewhere in the process wait for one piece at most.
+        const PIECE: usize = 64 << 20;
+        let start = from.min(self.len).next_multiple_of(4096);
+        if start >= self.len {
+            return Ok(());
+        }
+        for piece in (start..self.len).step_by(PIECE) {
+            // What refuses this (locked memory, memory without pages) is unmapped whole below.
+            if self.discard(piece, PIECE.min(self.len - piece)).is_err() {
+                break;
+            }
+        }
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
+        // SAFETY: replaces part of this mapping, whose bytes are reached by contained copies only; callers know that no
+        // I/O on that part is in flight.
+        unsafe {
+            rustix::mm::mmap_anonymous((self.addr + start) as *mut _, self.len - start, ProtFlags::empty(), flags)
+        }
+        .named("mmap(PROT_NONE)")
+        .map(drop)
     }
 
     fn advise(&self, call: &'static str, offset: usize, len: usize, advice: Advice) -> Result<(), Error> {

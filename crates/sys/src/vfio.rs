@@ -8,6 +8,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use crate::error::{Named, check};
+use crate::eventfd::EventFd;
 use crate::{Errno, Error};
 
 const VFIO_GET_API_VERSION: libc::c_ulong = 0x3b64;
@@ -17,6 +18,8 @@ const VFIO_GROUP_GET_STATUS: libc::c_ulong = 0x3b67;
 const VFIO_GROUP_SET_CONTAINER: libc::c_ulong = 0x3b68;
 const VFIO_GROUP_GET_DEVICE_FD: libc::c_ulong = 0x3b6a;
 const VFIO_DEVICE_GET_REGION_INFO: libc::c_ulong = 0x3b6c;
+
+const VFIO_DEVICE_SET_IRQS: libc::c_ulong = 0x3b6e;
 
 const VFIO_API_VERSION: i64 = 0;
 const VFIO_TYPE1_IOMMU: libc::c_ulong = 1;
@@ -41,6 +44,22 @@ struct RegionInfo {
     offset: u64,
 }
 
+/// `struct vfio_irq_set` with one eventfd as its data.
+#[repr(C)]
+struct IrqSet {
+    argsz: u32,
+    flags: u32,
+    index: u32,
+    start: u32,
+    count: u32,
+    eventfd: i32,
+}
+
+/// `VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER`.
+const VFIO_IRQ_SET_EVENTFD: u32 = 1 << 2 | 1 << 5;
+/// By which the kernel asks for the function back, when it is to be unbound or unplugged.
+const VFIO_PCI_REQ_IRQ_INDEX: u32 = 4;
+
 const VFIO_REGION_INFO_FLAG_WRITE: u32 = 1 << 1;
 const VFIO_REGION_INFO_FLAG_MMAP: u32 = 1 << 2;
 
@@ -51,6 +70,8 @@ pub struct Device {
     device: OwnedFd,
     _group: File,
     _container: File,
+    /// Signalled when the kernel wants the function back.
+    wanted: EventFd,
 }
 
 /// Where a BAR is in the device's descriptor.
@@ -84,7 +105,15 @@ impl Device {
         let iommu = if v2 { VFIO_TYPE1V2_IOMMU } else { VFIO_TYPE1_IOMMU };
         ioctl(&container, "ioctl(VFIO_SET_IOMMU)", VFIO_SET_IOMMU, iommu)?;
         let device = device_fd(&group, address)?;
-        Ok(Device { device, _group: group, _container: container })
+        let wanted = EventFd::new()?;
+        tell_when_wanted(&device, &wanted)?;
+        Ok(Device { device, _group: group, _container: container, wanted })
+    }
+
+    /// Whether the kernel asked for the function back since the last call: an unbind or unplug waits until this, and every
+    /// mapping of it, is dropped. It asks again every few seconds.
+    pub fn wanted_back(&self) -> bool {
+        self.wanted.drain()
     }
 
     /// Where BAR `index` is.
@@ -108,6 +137,20 @@ impl AsFd for Device {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.device.as_fd()
     }
+}
+
+fn tell_when_wanted(device: &OwnedFd, eventfd: &EventFd) -> Result<(), Error> {
+    let irq = IrqSet {
+        argsz: u32::try_from(size_of::<IrqSet>()).unwrap_or_default(),
+        flags: VFIO_IRQ_SET_EVENTFD,
+        index: VFIO_PCI_REQ_IRQ_INDEX,
+        start: 0,
+        count: 1,
+        eventfd: eventfd.as_fd().as_raw_fd(),
+    };
+    // SAFETY: the argument is a live vfio_irq_set that says its own size, with the one descriptor it counts.
+    let set = unsafe { libc::ioctl(device.as_raw_fd(), VFIO_DEVICE_SET_IRQS, &raw const irq) };
+    check("ioctl(VFIO_DEVICE_SET_IRQS)", set.into()).map(drop)
 }
 
 fn open(path: &str, call: &'static str) -> Result<File, Error> {

@@ -12,6 +12,7 @@
 //! # Types
 //! * [`conformance()`] runs random steps against a [`ModelDisk`] and shrinks what fails.
 //! * [`Faulty`] makes a device fail, delay, refuse; [`Narrow`] makes it take less at once.
+//! * [`FakeFunction`] is a PCI function that can be pulled out.
 //! * [`Blocking`] does one bio at a time, [`TestFrames`] is memory with bytes in it, [`TestRegion`] a region of a kind.
 //!
 //! # What it is not
@@ -21,6 +22,7 @@
 pub mod blocking;
 pub mod conformance;
 mod error;
+pub mod fake_pci;
 pub mod faults;
 pub mod frames;
 pub mod model_disk;
@@ -31,6 +33,7 @@ pub mod require;
 pub use blocking::Blocking;
 pub use conformance::{Config, conformance};
 pub use error::Error;
+pub use fake_pci::FakeFunction;
 pub use faults::{Fault, Faulty, What};
 pub use frames::TestFrames;
 pub use model_disk::ModelDisk;

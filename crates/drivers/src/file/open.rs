@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Opening: what the path is, who else has it, how large it is, what direct I/O asks for there.
 
-use super::{FileDiskOptions, FileError};
+use super::{FileDiskOptions, FileError, plan};
+use pageless_block::{Align, Reach};
 use pageless_sys::file::{File, FileType, OpenOptions};
 use pageless_sys::lock::{self, Lock};
 use pageless_sys::{Errno, Error};
@@ -24,15 +25,8 @@ pub(super) struct Opened {
     pub(super) capacity: u64,
     /// What direct I/O asks for; `None` where there is none.
     pub(super) direct: Option<Align>,
-}
-
-/// Alignments of direct I/O.
-#[derive(Copy, Clone, Debug, PartialEq, Eq)]
-pub(super) struct Align {
-    /// Of addresses.
-    pub(super) memory: u32,
-    /// Of offsets and lengths.
-    pub(super) block: u32,
+    /// What that means for frames.
+    pub(super) reach: Reach,
 }
 
 impl Opened {
@@ -68,7 +62,7 @@ impl Opened {
             }
             () => {}
         }
-        Ok(Opened { holder, name, regular, read_only: options.read_only, capacity, direct })
+        Ok(Opened { holder, name, regular, read_only: options.read_only, capacity, direct, reach: plan::reach(direct) })
     }
 
     /// The file once more, for one queue: lost writes are reported once per open file.

@@ -1,50 +1,60 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! [`Plan`]: whether frames can be the buffer of direct I/O.
+//! [`Plan`]: what is done with a list of frames. Which way each of them goes is [`decide`]d for all drivers alike.
 
-use super::open::Align;
-use pageless_block::{ScatterList, Why};
-use pageless_mem::{Fault, Online, PhysRange, Pinned};
+use pageless_block::{Align, Decision, Pins, Reach, Route, ScatterList, Shape, Why, decide};
+use pageless_mem::{Access, Fault, Online, PhysRange, Pinned};
 
 /// What can be done with a list of frames.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub(super) enum Plan {
-    /// The first `len` bytes can go in one operation.
-    Direct {
+    /// The first `len` bytes can go in one operation on the frames themselves.
+    Frames {
         /// At most the length of the list.
         len: u64,
-        /// The one range among them whose region has no verdict yet.
+        /// The one range among them whose region has no verdict yet, where the operation needs one.
         suspect: Option<PhysRange>,
+        /// Which way that is.
+        route: Route,
     },
     /// The list needs slots.
     Bounce(Why),
+    /// There is no way.
+    Refuse(Why),
+}
+
+/// What a file can do with frames: what direct I/O asks for, or that there is none and the kernel copies.
+pub(super) fn reach(direct: Option<Align>) -> Reach {
+    Reach {
+        direct: direct.ok_or(Why::NoDirectIo),
+        pins: Pins::Short,
+        dma_buf: None,
+        // Without direct I/O the kernel copies to and from slots too: they would only add a copy.
+        bounce: direct.is_some(),
+        copy: direct.is_none(),
+    }
 }
 
 impl Plan {
     /// Looks at the ranges in order, up to the second whose verdict is unknown: one unknown in an operation is enough
     /// to learn from, and two could not be told apart.
-    pub(super) fn of(list: &ScatterList, align: Align, online: &Online<'_>) -> Result<Plan, Fault> {
-        let mut len = 0;
-        let mut suspect = None;
-        let mut open = true;
+    pub(super) fn of(list: &ScatterList, reach: &Reach, access: Access, online: &Online<'_>) -> Result<Plan, Fault> {
+        let (mut len, mut suspect, mut route, mut open) = (0, None, Route::None, true);
         for range in list {
-            if !fits(range, align) {
-                return Ok(Plan::Bounce(Why::Misaligned));
-            }
-            match online.short_pin(range)? {
-                Pinned::Refused(errno) => return Ok(Plan::Bounce(Why::Unpinnable(errno))),
-                Pinned::Unknown if suspect.is_some() => open = false,
-                Pinned::Unknown => suspect = Some(range),
-                Pinned::Ok => {}
+            let caps = online.caps(range)?;
+            match decide(caps, reach, Shape::of(range, access)) {
+                Decision::Bounce(why) => return Ok(Plan::Bounce(why)),
+                Decision::Refuse(why) => return Ok(Plan::Refuse(why)),
+                Decision::Direct if caps.short_pin == Pinned::Unknown => {
+                    open &= suspect.is_none();
+                    suspect = suspect.or(Some(range));
+                    route = route.worst(Route::Direct);
+                }
+                way @ (Decision::Direct | Decision::DmaBuf | Decision::Copy(_)) => route = route.worst(way.route()),
             }
             if open {
                 len += u64::from(range.len());
             }
         }
-        Ok(Plan::Direct { len, suspect })
+        Ok(Plan::Frames { len, suspect, route })
     }
-}
-
-/// A part of a vector must start where memory may, and hold whole blocks.
-fn fits(range: PhysRange, align: Align) -> bool {
-    range.byte_address().is_multiple_of(u64::from(align.memory)) && range.len().is_multiple_of(align.block)
 }

@@ -6,7 +6,7 @@ use super::job::{Bounce, Job, Stage};
 use super::plan::Plan;
 use super::queue::{BURST, FileQueue, Token};
 use super::transfer;
-use pageless_block::{Completion, Flags, Op, Route, Status, Why};
+use pageless_block::{Completion, Flags, Op, Route, Status};
 use pageless_mem::Access;
 use pageless_mem::io::Full;
 use pageless_sys::file::FallocMode;
@@ -80,12 +80,13 @@ impl FileQueue {
         let (bio, from) = (&job.bio, job.done);
         let rest = (from > 0).then(|| bio.data.slice(from, bio.len - from));
         let list = rest.as_ref().unwrap_or(&bio.data);
-        let (plan, route) = match self.disk.direct {
-            Some(align) => (Plan::of(list, align, &online), Route::Direct),
-            None => (Ok(Plan::Direct { len: list.len_bytes(), suspect: None }), Route::Copy(Why::NoDirectIo)),
-        };
-        let (len, suspect) = match plan {
-            Ok(Plan::Direct { len, suspect }) => (len, suspect),
+        let access = if bio.op == Op::Read { Access::Write } else { Access::Read };
+        let (len, suspect, route) = match Plan::of(list, &self.disk.reach, access, &online) {
+            Ok(Plan::Frames { len, suspect, route }) => (len, suspect, route),
+            Ok(Plan::Refuse(why)) => {
+                job.route = job.route.worst(Route::Refuse(why));
+                return Start::Over(why.status());
+            }
             Ok(Plan::Bounce(why)) => {
                 job.route = job.route.worst(Route::Bounce(why));
                 job.stage = Stage::Bounce(Bounce::new(from, None));
@@ -96,11 +97,7 @@ impl FileQueue {
         };
         let first = (len < list.len_bytes()).then(|| list.slice(0, len));
         let frames = first.as_ref().unwrap_or(list).as_slice();
-        let pinned = match bio.op {
-            Op::Read => online.pin(frames, Access::Write),
-            _ => online.pin(frames, Access::Read),
-        };
-        let inflight = match pinned {
+        let inflight = match online.pin(frames, access) {
             Ok(inflight) => inflight,
             Err(fault) => return Start::Over(fault.into()),
         };

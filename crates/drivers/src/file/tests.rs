@@ -3,7 +3,10 @@
 
 mod conformance;
 mod faults;
+mod forks;
 mod opening;
+mod page_less;
+mod poison;
 mod rig;
 mod routes;
 mod zeroes;

@@ -3,7 +3,7 @@
 
 use super::Stopped;
 use pageless_block::{
-    Bio, Completion, Error, Extent, Flags, ListCursor, Op, Queue, Refused, RefusedWhy, Route, Status, Why,
+    Bio, Completion, Error, Extent, Flags, ListCursor, Op, Queue, Reach, Refused, RefusedWhy, Route, Status, Why,
 };
 use pageless_mem::persist::{self, Flusher};
 use pageless_mem::{Access, CopyError, Extents, Fault, Online, PhysRange, Reader, Region, copy};
@@ -14,6 +14,9 @@ const DEPTH: usize = 256;
 
 /// Bytes moved in one online section, at most: a revocation waits for its end.
 const SECTION: u64 = 1 << 20;
+
+/// Which way bytes go, whatever frames they go to: opening a window checks those.
+const ROUTE: Route = Reach::of_memory(Why::MemoryDisk).best();
 
 #[derive(Debug)]
 pub(super) struct MemoryQueue {
@@ -75,7 +78,7 @@ impl Medium {
         let (result, route) = match bio.op {
             Op::Read | Op::Write => {
                 let moved = self.transfer(reader, bio, next).and_then(|()| self.confirm(reader, bio));
-                (moved, Route::Copy(Why::MemoryDisk))
+                (moved, ROUTE)
             }
             Op::Flush => (self.flusher.flush().map_err(nothing_done), Route::None),
             Op::Discard => (self.region.punch(bio.sector.bytes(), bio.len).map_err(nothing_done), Route::None),

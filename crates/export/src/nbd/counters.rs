@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use pageless_block::Route;
+use pageless_block::{RouteCounters, RouteTotals};
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
@@ -11,17 +11,25 @@ macro_rules! counters {
         #[derive(Debug, Default)]
         pub(crate) struct Counters {
             $(pub(crate) $name: Counter,)*
+            /// Which way bytes went, for each export.
+            pub(crate) routes: Box<[RouteCounters]>,
         }
 
         /// What all workers of a server did since it started.
-        #[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+        #[derive(Clone, Debug, Default, PartialEq, Eq)]
         pub struct Totals {
             $($(#[$doc])* pub $name: u64,)*
+            /// Which way bytes went between clients or slots and each export, in the order of the configuration.
+            pub routes: Vec<RouteTotals>,
         }
 
         impl Totals {
             pub(crate) fn add(&mut self, counters: &Counters) {
                 $(self.$name += counters.$name.get();)*
+                self.routes.resize_with(counters.routes.len().max(self.routes.len()), RouteTotals::default);
+                for (sum, routes) in self.routes.iter_mut().zip(&counters.routes) {
+                    sum.add(&routes.totals());
+                }
             }
         }
     };
@@ -50,28 +58,14 @@ counters! {
     bytes_read,
     /// Bytes of data stored for clients.
     bytes_written,
-    /// Bytes that went between socket or slot and medium as they were.
-    bytes_direct,
-    /// Bytes that a device moved by dma-buf.
-    bytes_dma_buf,
-    /// Bytes that went through a driver's bounce slot.
-    bytes_bounce,
-    /// Bytes that a CPU moved between slot and medium.
-    bytes_copy,
     /// Bytes answered as holes or zeroes without touching the medium.
     bytes_hole,
 }
 
 impl Counters {
-    /// A device moved bytes this way.
-    pub(crate) fn route(&self, route: Route, bytes: u64) {
-        match route {
-            Route::None => {}
-            Route::Direct => self.bytes_direct.add(bytes),
-            Route::DmaBuf => self.bytes_dma_buf.add(bytes),
-            Route::Bounce(_) => self.bytes_bounce.add(bytes),
-            Route::Copy(_) => self.bytes_copy.add(bytes),
-        }
+    /// Nothing yet, for so many exports.
+    pub(crate) fn new(exports: usize) -> Counters {
+        Counters { routes: (0..exports).map(|_| RouteCounters::default()).collect(), ..Counters::default() }
     }
 }
 

@@ -385,7 +385,7 @@ impl Engine {
         if bio.durable && matches!(status, Status::IoErr | Status::Media | Status::NoSpace) {
             self.backends[bio.backend].failures += 1;
         }
-        self.counters.route(completion.route, completion.done.min(bio.bytes));
+        self.counters.routes[bio.backend].count(completion.route, completion.done.min(bio.bytes));
         match bio.purpose {
             Purpose::Job(key) => {
                 if let Some(slot) = bio.slot {

@@ -138,7 +138,7 @@ impl Server {
     /// A queue belongs to the thread that opens it, so the worker opens its own and says how that went.
     fn start_worker(&mut self, index: usize, slots: u16, memory: &Memory) -> Result<(), Error> {
         let inbox = Arc::new(Inbox::new()?);
-        let counters = Arc::new(Counters::default());
+        let counters = Arc::new(Counters::new(self.devices.len()));
         self.inboxes.push(Arc::clone(&inbox));
         self.counters.push(Arc::clone(&counters));
         let devices = self.devices.clone();

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The server as a client sees it, over a unix socket, with a client that knows only the specification.
 
+mod broken;
 mod client;
 mod corpus;
 mod faults;

@@ -89,7 +89,8 @@ impl Backing {
     }
 
     /// All of a PCI BAR, by its sysfs `resourceN` file; through VFIO where the function is bound to `vfio-pci`, which
-    /// takes the function's IOMMU group for as long as the memory lives.
+    /// takes the function's IOMMU group. When such a function is to be unbound or unplugged the kernel waits for its user: the
+    /// next I/O lets it go, and ends with `Gone`.
     ///
     /// # Errors
     /// [`Error::Path`] names the file; [`Error::Vfio`] the function, its group and what VFIO refused.
@@ -114,9 +115,9 @@ impl Backing {
                 let len = frames_of("BAR size", bar.size)?;
                 let protection = if bar.writable { Protection::ReadWrite } else { Protection::Read };
                 let mapping = Mapping::shared(device.as_fd(), bar.offset, len, protection).map_err(at)?;
-                let file = File::from(device.as_fd().try_clone_to_owned().map_err(|error| {
-                    at(pageless_sys::Error::Call { call: "fcntl(F_DUPFD_CLOEXEC)", errno: Errno::from_io(&error) })
-                })?);
+                // The device's own descriptor must go when the kernel wants the function back.
+                let file =
+                    File::open(resource, OpenOptions { read_only: true, ..OpenOptions::default() }).map_err(at)?;
                 (mapping, file, len, bar.writable, Some(device))
             }
         };

@@ -11,6 +11,8 @@ use pageless_sys::socket::IoVec;
 use pageless_sys::uring::{self, Buffer, Completion};
 use pageless_sys::{Errno, uring::Ring as Uring};
 
+use crate::holds::Held;
+use crate::pin::Pin;
 use crate::region::{Inner, Region};
 use crate::{Access, Error, Inflight};
 
@@ -35,8 +37,8 @@ pub struct Ring {
     slots: ManuallyDrop<Vec<Option<Operation>>>,
     free: Vec<u64>,
     in_flight: usize,
-    /// The region whose frames are registered as fixed buffer 0.
-    fixed: ManuallyDrop<Option<Arc<Inner>>>,
+    /// The region whose frames are registered as fixed buffer 0, and its place among what is in flight.
+    fixed: ManuallyDrop<Option<(Arc<Inner>, Pin)>>,
     completions: Vec<Completion>,
 }
 
@@ -105,10 +107,13 @@ impl Ring {
     /// bounded pool only (I1).
     pub fn register_bounce(&mut self, slots: &Region) -> Result<(), Error> {
         let inner = slots.inner();
+        let whole = Held { start: 0, end: inner.len(), access: Access::Write, thread: pageless_sys::cpu::thread_id() };
+        let outside = || Error::OutOfRange { start: 0, end: whole.end, len: inner.len(), region: slots.describe() };
+        let pin = Pin::new(inner, whole).ok_or_else(outside)?;
         let len = usize::try_from(inner.len()).unwrap_or(usize::MAX);
         // SAFETY: `fixed` keeps the region's mapping until the ring is gone.
         unsafe { self.ring.register(&[IoVec { addr: inner.addr(), len }]) }?;
-        *self.fixed = Some(Arc::clone(inner));
+        *self.fixed = Some((Arc::clone(inner), pin));
         Ok(())
     }
 
@@ -158,7 +163,7 @@ impl Ring {
         let Some(slot) = self.free.pop() else { return Err(Full { inflight }) };
         let runs = inflight.as_ref().map_or(&[][..], Inflight::runs);
         let buffer = match (runs, self.fixed.as_ref()) {
-            ([run], Some(fixed)) if in_region(*run, fixed) => Buffer::Fixed(*run, 0),
+            ([run], Some((fixed, _))) if in_region(*run, fixed) => Buffer::Fixed(*run, 0),
             _ => Buffer::Runs(runs),
         };
         if push(&mut self.ring, file.as_fd(), buffer, slot).is_err() {

@@ -5,7 +5,7 @@ use super::rig::{Rig, Scratch, Tmpfs, direct, pattern, secret};
 use crate::file::FileDiskOptions;
 use crate::file::bounce::SLOT;
 use pageless_block::{Bio, Flags, RefusedWhy, Route, ScatterList, Sector, Status, Why};
-use pageless_mem::{Access, Backing, Pinned};
+use pageless_mem::{Access, Backing, FileOptions, Pinned};
 use pageless_sys::Errno;
 
 const MIB: usize = 1 << 20;
@@ -212,5 +212,33 @@ fn a_queue_is_dropped_with_reads_in_flight() {
         let window = online.kmap(next.range(0, 16 * MIB as u64).unwrap(), Access::Read).unwrap();
         window.reader().read(&mut bytes).unwrap();
         assert!(bytes.iter().all(|byte| *byte == 0));
+    }
+}
+
+#[test]
+fn a_destination_that_may_not_be_written_is_refused_before_anything_moves() {
+    let file = Scratch::with(&pattern(8192, 0));
+    let tmpfs = Tmpfs::mount("1m");
+    let in_memory = tmpfs.as_ref().map(|tmpfs| tmpfs.path("disk"));
+    for path in [Some(file.path()), in_memory.as_deref()].into_iter().flatten() {
+        std::fs::write(path, pattern(8192, 0)).unwrap();
+        let mut rig = Rig::new(path);
+        let source = Scratch::with(&pattern(8192, 1));
+        let options = FileOptions { read_only: true, ..FileOptions::default() };
+        let fixed = rig.memory.register(Backing::file(source.path(), options).unwrap()).unwrap();
+        let ram = rig.ram(4096);
+        // Aligned or not, alone or behind what could be read into.
+        let part = |at| fixed.range(at, 4096).unwrap();
+        for list in
+            [ScatterList::from(part(0)), part(100).into(), [ram.range(0, 4096).unwrap(), part(0)].into_iter().collect()]
+        {
+            let done = rig.run(Bio::read(Sector(0), list.clone(), 0));
+            let refused = (Status::ReadOnly, 0, Route::Refuse(Why::ReadOnly));
+            assert_eq!((done.status, done.done, done.route), refused, "{list:?}");
+            assert_eq!(rig.load(ram.range(0, 4096).unwrap()), [0; 4096]);
+        }
+        let done = rig.run(Bio::write(Sector(0), part(4096), 0));
+        assert_eq!((done.status, done.done), (Status::Ok, 4096), "{:?}", done.route);
+        assert_eq!(std::fs::read(path).unwrap()[..4096], pattern(8192, 1)[4096..]);
     }
 }

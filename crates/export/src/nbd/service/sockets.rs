@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use pageless_block::Status;
+use pageless_block::{Route, Status};
 use pageless_mem::Reader;
 use pageless_mem::io::{self, SocketError};
 
@@ -173,7 +173,11 @@ fn send(connection: &mut Connection, engine: &mut Engine, tools: &mut Tools, rea
         match sent {
             Ok(n) => {
                 let moved = connection.output.sent(n, &tools.pieces, &mut release);
-                counters.bytes_direct.add(moved.media);
+                if moved.media > 0
+                    && let Phase::Requests(session) = connection.phase
+                {
+                    counters.routes[session.export].count(Route::Direct, moved.media);
+                }
                 counters.bytes_hole.add(moved.holes);
                 connection.blocked = n < planned;
             }
