@@ -111,8 +111,6 @@ await() { # command...
     done
 }
 
-said_by_kernel() { dmesg | grep -q "$1"; }
-
 gone() { ! [ -e "$1" ]; }
 
 # The address of the first PCI function with this vendor and device, as in `0000:01:00.0`.

@@ -21,9 +21,11 @@ check "nbdcopy reads it" nbdcopy "$uri" returned
 check "the bytes are the same" cmp other returned
 check "qemu-io writes, reads and compares" qemu-io -f raw "$uri" -c "write -P 0x5a 64k 1M" -c "read -P 0x5a 64k 1M"
 
-# Asked to let it go, the kernel waits until we do: what is served stays good.
+# Asked to let the function go, the kernel waits for its user: we let go at the next I/O, which is an error.
+read_fails() { qemu-io -f raw "$uri" -c "read -P 0x5a 64k 1M" >/tmp/read 2>&1; grep -q 'read failed' /tmp/read; }
 host device_del ivshmem
-check "the kernel says that it waits" await said_by_kernel "blocked until released by user"
-check "reads and writes go on" qemu-io -f raw "$uri" -c "write -P 0x5b 64k 1M" -c "read -P 0x5b 64k 1M"
-stop_serving
+check "a read is an error when the function is to go" await read_fails
 check "then it goes" await gone "/sys/bus/pci/devices/$function"
+check "the server lives" kill -0 "$server"
+expect_fail "a write is an error" "write failed" qemu-io -f raw "$uri" -c "write 64k 1M"
+stop_serving
