@@ -55,6 +55,7 @@ fn usage_errors() {
         (&["copy", "ram:16M"], "Usage: pageless copy"),
         (&["copy", "ram:16M", "ram:16"], "16 bytes is no multiple of 4096"),
         (&["copy", &same, &linked], "are the same place"),
+        (&["copy", "devmem:0x3c000000,size=16M", "devmem:0x3c800000,size=16M"], "are the same place"),
         (&["copy", "ram:16M", "null:16M", "--block", "1000"], "--block 1000: 1000 bytes is no multiple of 4096"),
         (&["copy", "ram:16M", "null:16M", "--block", "1G"], "--block 1G: more than 64 MiB"),
         (&["copy", "ram:16M", "null:16M", "--depth", "0"], "--depth"),

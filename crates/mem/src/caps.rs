@@ -6,10 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use pageless_sys::Errno;
 
 use crate::backing::Backing;
-use crate::memory::Online;
-use crate::pfn::PhysRange;
 use crate::region::{Pinned, Region};
-use crate::{Access, Fault};
 
 /// What may be done with memory. Whether the kernel pins it is found out when an I/O first needs it, never by asking here:
 /// until then it is [`Pinned::Unknown`].
@@ -116,21 +113,10 @@ impl Region {
     }
 }
 
-impl Online<'_> {
-    /// What may be done with the memory of this range, as far as anybody found out.
-    ///
-    /// # Errors
-    /// [`Fault::Gone`] where it is in no region.
-    #[inline]
-    pub fn caps(&self, range: PhysRange) -> Result<Caps, Fault> {
-        Ok(self.resolve(range, Access::Read)?.region.caps.load())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Memory;
+    use crate::{Fault, Memory};
 
     #[test]
     fn verdicts_do_not_disturb_each_other() {

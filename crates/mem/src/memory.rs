@@ -12,7 +12,7 @@ use crate::pin::{self, Inflight};
 use crate::region::{Inner, Pinned, Region};
 use crate::sync::{self, Published};
 use crate::table::{AddrRun, Hints, RegionTable};
-use crate::{Access, Error, Fault, Kmap, fault};
+use crate::{Access, Caps, Error, Fault, Kmap, fault};
 
 /// How long dropping a region waits for others to leave their sections.
 const LET_GO: Duration = Duration::from_millis(2);
@@ -156,6 +156,15 @@ impl Online<'_> {
     #[inline]
     pub fn run_at(&self, addr: usize, len: usize, access: Access) -> AddrRun {
         self.table.run_at(addr, len, self.hints.last(access))
+    }
+
+    /// What may be done with the memory of this range, as far as anybody found out. Does not touch it.
+    ///
+    /// # Errors
+    /// [`Fault::Gone`] where it is in no region.
+    #[inline]
+    pub fn caps(&self, range: PhysRange) -> Result<Caps, Fault> {
+        Ok(self.table.region_of(range)?.caps.load())
     }
 
     /// What is known of short pins of the region of this range.

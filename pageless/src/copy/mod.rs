@@ -190,6 +190,10 @@ fn same_place(src: &Spec, dst: &Spec) -> bool {
     };
     match (src, dst) {
         (Spec::Memory(MemorySpec::Bar(src)), Spec::Memory(MemorySpec::Bar(dst))) => src == dst,
+        (
+            Spec::Memory(MemorySpec::DevMem { address: src, size: len }),
+            Spec::Memory(MemorySpec::DevMem { address: dst, size: room }),
+        ) => *src < dst + room && *dst < src + len,
         _ => identity(src).is_some_and(|src| Some(src) == identity(dst)),
     }
 }

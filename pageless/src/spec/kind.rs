@@ -109,7 +109,7 @@ pub const KINDS: [About; 12] = [
         name: "pmem",
         form: "pmem:PATH[,size=SIZE]",
         example: "pmem:/mnt/pm/disk.img,size=8G",
-        what: "a mapped file, on fsdax, tmpfs or any file system; with size= made, sparse, if it is not there",
+        what: "a mapped file, on fsdax, tmpfs or any other; with size= made, sparse, if it is not there",
         keys: &[SIZE_KEY],
     },
     About {
@@ -133,7 +133,7 @@ pub const KINDS: [About; 12] = [
         name: "devmem",
         form: "devmem:ADDRESS,size=SIZE",
         example: "devmem:0x3c000000,size=16M",
-        what: "physical memory that was kept from the kernel at boot (memmap=16M$0x3c000000, mem=), by /dev/mem",
+        what: "physical memory kept from the kernel at boot (memmap=16M$0x3c000000, mem=), by /dev/mem",
         keys: &[SIZE_KEY],
     },
     About {
@@ -141,7 +141,7 @@ pub const KINDS: [About; 12] = [
         name: "file",
         form: "file:PATH[,size=SIZE]",
         example: "file:/data/disk.img",
-        what: "a file or block device, by io_uring and O_DIRECT; with size= made, sparse, if it is not there",
+        what: "a file or block device, by io_uring and O_DIRECT; with size= made, sparse, if not there",
         keys: &[SIZE_KEY],
     },
     About {

@@ -3,7 +3,6 @@
 
 mod conformance;
 mod faults;
-mod forks;
 mod opening;
 mod page_less;
 mod poison;

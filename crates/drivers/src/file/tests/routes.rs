@@ -4,9 +4,15 @@
 use super::rig::{Rig, Scratch, Tmpfs, direct, pattern, secret};
 use crate::file::FileDiskOptions;
 use crate::file::bounce::SLOT;
-use pageless_block::{Bio, Flags, RefusedWhy, Route, ScatterList, Sector, Status, Why};
+use pageless_block::{
+    Bio, BlockDevice, Flags, IovIter, RefusedWhy, Route, ScatterList, Sector, Status, UserIovec, Why,
+};
+use pageless_mem::probe::{Verdict, probe};
 use pageless_mem::{Access, Backing, FileOptions, Pinned};
 use pageless_sys::Errno;
+use pageless_sys::mmap::{Mapping, Protection};
+use std::os::fd::AsFd;
+use std::sync::Arc;
 
 const MIB: usize = 1 << 20;
 
@@ -240,5 +246,44 @@ fn a_destination_that_may_not_be_written_is_refused_before_anything_moves() {
         let done = rig.run(Bio::write(Sector(0), part(4096), 0));
         assert_eq!((done.status, done.done), (Status::Ok, 4096), "{:?}", done.route);
         assert_eq!(std::fs::read(path).unwrap()[..4096], pattern(8192, 1)[4096..]);
+    }
+}
+
+#[test]
+fn scattered_addresses_of_secret_memory_are_read_and_written_through_slots() {
+    let file = Scratch::with(&pattern(16384, 6));
+    let mut rig = Rig::new(file.path());
+    let secret = match pageless_sys::memfd::secret(1 << 16) {
+        Ok(secret) => secret,
+        Err(error) => return eprintln!("skipped: needs memfd_secret ({error})"),
+    };
+    if !direct(&rig.disk) {
+        return;
+    }
+    let mapping = Arc::new(Mapping::shared(secret.as_fd(), 0, 1 << 16, Protection::ReadWrite).unwrap());
+    let region = rig.memory.register(Backing::lent(&mapping, 0, 1 << 16, true).unwrap()).unwrap();
+    rig.store(&region, 0, &[0; 1 << 16]);
+    let refused = probe(&region, &mut rig.memory.reader()).short_pin;
+    assert_eq!(refused, Verdict::Refused(Errno::EFAULT), "the kernel alone does not take it");
+    let why = |aligned| if aligned { Why::Unpinnable(Errno::EFAULT) } else { Why::Misaligned };
+    for (aligned, places) in
+        [(true, [(8192, 4096), (0, 512), (3584, 3584)]), (false, [(8193, 4000), (7, 500), (3585, 3692)])]
+    {
+        let iovecs = places.map(|(at, len)| UserIovec { addr: mapping.addr() + at, len });
+        let mut iter = IovIter::user(&iovecs).unwrap();
+        let mut reader = rig.memory.reader();
+        let mut list = |iter: &mut IovIter<'_>, access| {
+            let extracted = iter.extract(&reader.online(), rig.disk.limits(), access).unwrap();
+            extracted.into_parts().0
+        };
+        let (into, _) = (list(&mut iter, Access::Write), iter.revert(8192));
+        let from = list(&mut iter, Access::Read);
+        let done = rig.run(Bio::read(Sector(8), into.clone(), 0));
+        assert_eq!((done.status, done.done, done.route), (Status::Ok, 8192, Route::Bounce(why(aligned))));
+        assert_eq!(rig.load(into), pattern(16384, 6)[4096..12288]);
+        let done = rig.run(Bio::write(Sector(0), from, 0));
+        assert_eq!((done.status, done.done, done.route), (Status::Ok, 8192, Route::Bounce(why(aligned))));
+        assert_eq!(file.content()[..8192], pattern(16384, 6)[4096..12288]);
+        std::fs::write(file.path(), pattern(16384, 6)).unwrap();
     }
 }

@@ -1,17 +1,51 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
 #![allow(clippy::cast_possible_truncation, reason = "offsets in these tests are small")]
 //! Forks in the middle of reads. A child that shared our private pages would, on kernels that take pages without telling
 //! fork, leave us with copies that the disk never wrote to; so no memory of ours is inherited.
+//! Alone in its process, since children hold the descriptors and locks of other tests too.
 
-use super::rig::{Rig, Scratch, direct, pattern};
-use pageless_block::{Bio, Sector, Status};
+use pageless_block::{Bio, BlockDevice, Completion, Queue, Sector, Status};
+use pageless_drivers::file::{FileDisk, FileDiskOptions};
 use pageless_mem::testing::{Child, Seen, fork_and_touch, seen};
-use pageless_mem::{Backing, Region};
-use std::time::Duration;
+use pageless_mem::{Access, Backing, Memory, Region};
+use pageless_testkit::regions::{Kind, TempPath};
+use std::time::{Duration, Instant};
 
 const LEN: usize = 256 << 10;
 /// Frames are read but for their first sector, to which we store meanwhile: a store is what makes a copy of a page.
 const SECTOR: u64 = 512;
+
+struct Rig {
+    memory: Memory,
+    queue: Box<dyn Queue>,
+}
+
+impl Rig {
+    fn store(&self, region: &Region, offset: u64, bytes: &[u8]) {
+        let range = region.range(offset, bytes.len() as u64).unwrap();
+        let mut reader = self.memory.reader();
+        reader.online().kmap(range, Access::Write).unwrap().writer().write(bytes).unwrap();
+    }
+
+    fn load(&self, region: &Region) -> Vec<u8> {
+        let mut bytes = vec![0; LEN];
+        let mut reader = self.memory.reader();
+        let range = region.range(0, LEN as u64).unwrap();
+        reader.online().kmap(range, Access::Read).unwrap().reader().read(&mut bytes).unwrap();
+        bytes
+    }
+
+    /// Polls until all is done.
+    fn drain(&mut self, done: &mut Vec<Completion>) {
+        let start = Instant::now();
+        while self.queue.in_flight() > 0 {
+            assert!(start.elapsed() < Duration::from_secs(60), "{} reads do not end", self.queue.in_flight());
+            self.queue.poll(done).unwrap();
+            std::thread::yield_now();
+        }
+    }
+}
 
 /// What a storm of forks did.
 struct Storm {
@@ -38,12 +72,12 @@ fn storm(rig: &mut Rig, region: &Region, forks: u32, content: &[u8]) -> Storm {
         for at in &frames {
             rig.store(region, *at, &[mark; 8]);
         }
-        let left = frames.len() - done.len();
-        under_way += left;
-        done.append(&mut rig.drain(left));
+        under_way += frames.len() - done.len();
+        rig.drain(&mut done);
+        assert_eq!(done.len(), frames.len());
         assert!(done.iter().all(|done| done.status == Status::Ok), "{done:?}");
         saw.push(seen(child).unwrap());
-        let all = rig.load(region.range(0, LEN as u64).unwrap());
+        let all = rig.load(region);
         lost +=
             frames.iter().filter(|at| !whole(&all[**at as usize..][..4096], &content[**at as usize..], mark)).count();
     }
@@ -59,15 +93,19 @@ fn whole(frame: &[u8], content: &[u8], mark: u8) -> bool {
 
 #[test]
 fn a_fork_in_the_middle_of_reads_loses_nothing() {
-    let content = pattern(LEN, 3);
-    let file = Scratch::with(&content);
-    let mut rig = Rig::new(file.path());
-    if !direct(&rig.disk) {
-        return;
+    let content: Vec<u8> = (0..LEN).map(|at| (at ^ ((at >> 9) * 31)).to_le_bytes()[0]).collect();
+    let file = TempPath::within(std::env::current_exe().unwrap().parent().unwrap());
+    std::fs::write(file.path(), &content).unwrap();
+    let memory = Memory::new().unwrap();
+    let disk = FileDisk::open(&memory, file.path(), FileDiskOptions::default()).unwrap();
+    if !disk.does_direct_io() {
+        return eprintln!("skipped: needs a file system with O_DIRECT beside the test binary");
     }
-    let secret = super::rig::secret(&rig.memory, LEN as u64);
-    for region in [Some(rig.ram(LEN as u64)), secret].into_iter().flatten() {
-        let Storm { under_way, lost, saw } = storm(&mut rig, &region, 120, &content);
+    let mut rig = Rig { queue: disk.open_queue().unwrap(), memory };
+    for kind in [Kind::Ram, Kind::Secret] {
+        let Some(made) = kind.make(&rig.memory, LEN as u64) else { continue };
+        let region = made.region();
+        let Storm { under_way, lost, saw } = storm(&mut rig, region, 120, &content);
         assert!(under_way > 0, "no read was under way at any fork");
         assert_eq!(lost, 0, "{}", region.describe());
         assert!(saw.iter().all(|saw| *saw == Some(Seen::Nothing)), "{}: {saw:?}", region.describe());
