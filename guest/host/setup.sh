@@ -12,7 +12,7 @@ set -euo pipefail
 version=$1
 mirror=${GUEST_MIRROR:-http://deb.debian.org}
 
-programs=(busybox-static cpio daxctl e2fsprogs fio kmod libnbd-bin ndctl python3-minimal qemu-system-x86 qemu-utils strace xfsprogs zstd)
+programs=(busybox-static cpio daxctl e2fsprogs fio kmod libnbd-bin ndctl python3-minimal qemu-system-x86 qemu-utils strace xfsprogs xz-utils zstd)
 
 # What /init or a test may load. A name that a kernel does not have is built in, or missing and then the test says so.
 modules=(nfit nd_pmem nd_e820 nd_btt dax_pmem device_dax virtio_pmem virtio_blk virtio_pci ext4 crc32c xfs nvme udmabuf
@@ -32,27 +32,50 @@ main() {
     fi
 }
 
-# apt with a database of its own, in which nothing is installed: it resolves to packages that work together anywhere.
+# apt with a database of its own, in which nothing is installed: it resolves to packages that work together anywhere. Of this
+# machine's settings it keeps proxies and the like, but not the hooks that clean up after apt.
 private_apt() { # apt-get|apt-cache argument...
-    local tool=$1 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+    local tool=$1
     shift
+    "$tool" -c "$work/apt/apt.conf" "$@"
+}
+
+# The suite of newer kernels may be gone one day; the others hold what every test needs.
+configure_apt() { # suite of newer kernels...
+    local keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+    [ -e $keyring ] || die "needs the package debian-archive-keyring"
     mkdir -p "$work"/apt/{none,lists/partial,cache/archives/partial}
     : >>"$work/apt/status"
-    printf 'deb [arch=amd64 signed-by=%s] %s %s main\n' \
-        $keyring "$mirror/debian" bookworm $keyring "$mirror/debian" bookworm-updates \
-        $keyring "$mirror/debian-security" bookworm-security $keyring "$mirror/debian" trixie-backports >"$work/apt/sources.list"
-    "$tool" -o Dir::Etc::sourcelist="$work/apt/sources.list" -o Dir::Etc::sourceparts="$work/apt/none" -o Dir::Etc::preferencesparts="$work/apt/none" \
-        -o Dir::State::lists="$work/apt/lists" -o Dir::State::status="$work/apt/status" -o Dir::Cache="$work/apt/cache" \
-        -o APT::Architecture=amd64 -o APT::Architectures=amd64 -o APT::Sandbox::User="$(id -un)" -o Acquire::Languages=none \
-        -o Acquire::Retries=3 "$@"
+    printf "deb [arch=amd64 signed-by=$keyring] $mirror/%s main\n" 'debian bookworm' 'debian bookworm-updates' \
+        'debian-security bookworm-security' "$@" >"$work/apt/sources.list"
+    cat >"$work/apt/apt.conf" <<END
+#clear APT::Update::Pre-Invoke;
+#clear APT::Update::Post-Invoke;
+#clear APT::Update::Post-Invoke-Success;
+Dir::Etc::sourcelist "$work/apt/sources.list";
+Dir::Etc::sourceparts "$work/apt/none";
+Dir::Etc::preferencesparts "$work/apt/none";
+Dir::State::lists "$work/apt/lists";
+Dir::State::status "$work/apt/status";
+Dir::Cache "$work/apt/cache";
+APT::Architecture "amd64";
+APT::Architectures "amd64";
+APT::Sandbox::User "$(id -un)";
+Acquire::Languages "none";
+Acquire::Retries "3";
+END
 }
 
 refresh() {
     [ -z "${refreshed:-}" ] || return 0
     command -v apt-get >/dev/null || die "needs apt-get and dpkg-deb, of Debian 12 or newer"
-    [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || die "needs the package debian-archive-keyring"
     say "reading the package lists of $mirror"
-    private_apt apt-get -qq update || die "the package lists cannot be read"
+    configure_apt 'debian trixie-backports'
+    if ! private_apt apt-get -qq update; then
+        configure_apt
+        private_apt apt-get -qq update || die "the package lists cannot be read"
+        say "trixie-backports, where newer kernels are, cannot be read"
+    fi
     refreshed=yes
 }
 
@@ -142,7 +165,7 @@ build_base() { # archive
 # Uncompressed here, once, in place of in every boot.
 unpack_module() { # from to
     case $1 in
-        *.xz) xz -dc "$1" >"$2" ;;
+        *.xz) debian_run xz -dc "$1" >"$2" ;;
         *.zst) debian_run zstd -dcq "$1" >"$2" ;;
         *) cp "$1" "$2" ;;
     esac
