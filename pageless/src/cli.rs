@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The command line. Specs stay text here: the commands parse them, so that every bad one is shown the same way.
 
+use std::ffi::OsString;
+
 use clap::{Args, Parser, Subcommand};
 
 /// I/O to memory that has no struct page, or that the kernel will not pin.
@@ -14,6 +16,7 @@ Examples:
   pageless serve                                      a 1 GiB disk at unix:./pageless.sock, nothing to set up
   pageless copy file:/data/x.img secret:64M --verify  a file into memory the kernel cannot pin
   pageless region probe secret:4M ram:16M             what may be done with memory
+  pageless run -- fio job.fio                         a program that gets EFAULT from O_DIRECT
   pageless help specs                                 every kind of memory and device"
 )]
 pub(crate) struct Cli {
@@ -25,6 +28,7 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     Serve(ServeArgs),
     Copy(CopyArgs),
+    Run(RunArgs),
     /// Memory itself
     Region {
         #[command(subcommand)]
@@ -102,6 +106,34 @@ pub(crate) struct CopyArgs {
     /// Bytes in each transfer, a multiple of 4K
     #[arg(long, value_name = "SIZE", default_value = "1M")]
     pub(crate) block: String,
+}
+
+/// Run a program whose direct I/O gets EFAULT for its memory, and make that I/O work
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The kernel is asked first, always. Where it answers EFAULT to O_DIRECT on a file or block device, the bytes go through
+memory that it does take: read, write, pread, pwrite, readv, writev, preadv, pwritev, preadv2, pwritev2, and libaio's
+events. All else, and a pointer that is no memory, is untouched. Processes that the program starts are covered too.
+
+Not covered, and said where it can be seen: static programs, Go programs, programs that use io_uring or syscall(2)
+themselves, set-user-ID programs, fio's userspace_reap. Needs glibc.
+
+Ends as the program ends: its exit code, or its signal. 127: no such program, 126: it cannot be executed.
+
+Examples:
+  pageless run -- fio job.fio        (with direct=1 and iomem=mmapshared:/sys/bus/pci/devices/0000:00:04.0/resource2)
+  pageless run --stats -- python3 capture.py
+  pageless run --json -- sh -c './load && ./verify'")]
+pub(crate) struct RunArgs {
+    /// Print what was bounced on stderr when the program has ended
+    #[arg(long)]
+    pub(crate) stats: bool,
+    /// The same as one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// The program, and its arguments
+    #[arg(required = true, trailing_var_arg = true, value_name = "PROGRAM")]
+    pub(crate) command: Vec<OsString>,
 }
 
 /// Say what memory is and what may be done with it, by trying

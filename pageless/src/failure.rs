@@ -10,6 +10,7 @@ use pageless::sys::signal::Termination;
 use pageless::{mem, sys};
 
 use crate::copy::CopyError;
+use crate::run::RunError;
 use crate::serve::ServeError;
 
 /// Why a command did not do what was asked.
@@ -35,6 +36,8 @@ pub(crate) enum Failure {
     Copy { error: CopyError, left: Option<String> },
     /// A server that could not serve.
     Serve(ServeError),
+    /// A program that could not be run.
+    Run(RunError),
     /// A signal ended it.
     Stopped { signal: Termination, what: String, left: Option<String> },
     /// The kernel refused something no argument is to blame for.
@@ -51,7 +54,7 @@ impl Failure {
         matches!(self, Failure::Output(error) if error.kind() == std::io::ErrorKind::BrokenPipe)
     }
 
-    /// 2 for arguments that can never work, 128 + signal for a signal, 1 for everything that went wrong.
+    /// 2 for arguments that can never work, 128 + signal for a signal, what shells use for a program that `run` cannot start, 1 for everything that went wrong.
     pub(crate) fn code(&self) -> ExitCode {
         ExitCode::from(match self {
             Failure::Spec(_)
@@ -59,6 +62,7 @@ impl Failure {
             | Failure::NoTopic { .. }
             | Failure::SamePlace { .. }
             | Failure::NotMemory { .. } => 2,
+            Failure::Run(error) => error.code(),
             Failure::Stopped { signal: Termination::HangUp, .. } => 129,
             Failure::Stopped { signal: Termination::Interrupt, .. } => 130,
             Failure::Stopped { signal: Termination::Terminate, .. } => 143,
@@ -105,6 +109,7 @@ impl fmt::Display for Failure {
                 error.remedy().iter().try_for_each(|remedy| write!(f, "\n  help: {remedy}"))
             }
             Failure::Serve(error) => write!(f, "{error}"),
+            Failure::Run(error) => write!(f, "{error}"),
             Failure::Stopped { what, left, .. } => {
                 write!(f, "stopped: {what}")?;
                 left.iter().try_for_each(|left| write!(f, "\n  {left}"))
@@ -137,6 +142,12 @@ impl From<CopyError> for Failure {
 impl From<ServeError> for Failure {
     fn from(error: ServeError) -> Failure {
         Failure::Serve(error)
+    }
+}
+
+impl From<RunError> for Failure {
+    fn from(error: RunError) -> Failure {
+        Failure::Run(error)
     }
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The program `pageless`: the command line over the library of the same name.
 //!
-//! [`cli`] says what can be typed, one module each does it ([`serve`], [`copy`], [`probe`], [`help`]), [`failure`] says how
+//! [`cli`] says what can be typed, one module each does it ([`serve`], [`copy`], [`probe`], [`run`](mod@run), [`help`]), [`failure`] says how
 //! a command ends badly, [`output`] what is printed where.
 #![forbid(unsafe_code)]
 
@@ -12,6 +12,7 @@ mod help;
 mod output;
 mod probe;
 mod report;
+mod run;
 mod serve;
 
 use std::process::ExitCode;
@@ -22,13 +23,18 @@ use cli::{Cli, Command, RegionCommand};
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
+        Command::Run(args) => return ended(run::run(&args)),
         Command::Serve(args) => serve::run(&args),
         Command::Copy(args) => copy::run(&args),
         Command::Region { command: RegionCommand::Probe(args) } => probe::run(&args),
         Command::Help { topic } => help::text(&topic).and_then(|text| output::text(&text)),
     };
+    ended(result.map(|()| ExitCode::SUCCESS))
+}
+
+fn ended(result: Result<ExitCode, failure::Failure>) -> ExitCode {
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(failure) => {
             if !failure.is_broken_pipe() {
                 output::aside(&format!("pageless: {failure}\n"));

@@ -33,6 +33,7 @@ pub mod mmap;
 pub mod pagemap;
 pub mod pci;
 pub mod perf;
+pub mod process;
 pub mod signal;
 pub mod socket;
 pub mod uring;
