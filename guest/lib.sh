@@ -18,7 +18,7 @@ not_ok() { # name reason [file to show]
     checks=$((checks + 1))
     failures=$((failures + 1))
     echo "not ok $checks - $1: $2"
-    [ -z "${3:-}" ] || tail -n 40 "$3" | sed 's/^/#   /'
+    [ -z "${3:-}" ] || tail -n 40 "$3" | cut -c 1-300 | sed 's/^/#   /'
 }
 
 note() { echo "# $*"; }
@@ -94,6 +94,27 @@ probe() { # spec key=value...
 # Passes when VmFlags of the probed mapping have a flag.
 probe_flag() { # spec flag
     check_says "VmFlags of $1 have $2" "\"vm_flags\":\"[^\"]*\b$2\b" pageless region probe "$1" --json
+}
+
+# ---- the workspace's own tests
+
+# Runs every test of the packages in the header's `tests`, but for those whose name has a word. They run where the file system
+# takes O_DIRECT, as on any machine.
+run_tests() { # word...
+    local binary name tests word skip=
+    for word; do skip="$skip --skip $word"; done
+    cp -r /guest/tests /disk/tests
+    for binary in /disk/tests/*; do
+        name=$(basename "$binary")
+        # shellcheck disable=SC2086 # words
+        tests=$("$binary" --list $skip 2>/dev/null | grep -c ': test$')
+        [ "$tests" -gt 0 ] || continue # an example, or tests of another configuration
+        # shellcheck disable=SC2086
+        check_says "$name: $tests tests" "test result: ok. $tests passed" "$binary" --show-output $skip
+        cat /tmp/said >>/tmp/every
+    done
+    grep '^skipped:' /tmp/every | sort -u | sed 's/^/# /'
+    check_equal "tests skipped for want of a kernel feature" 0 "$(grep -c '^skipped: kernel lacks' /tmp/every)"
 }
 
 # ---- devices
