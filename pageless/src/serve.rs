@@ -8,12 +8,16 @@ use std::net::ToSocketAddrs as _;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
-use pageless::export::nbd::{self, Export, Server, ServerConfig, Totals};
+use pageless::export::nbd::{Export, Notice, Server, ServerConfig, Totals};
+use pageless::export::{self, nbd};
 use pageless::mem::Memory;
 use pageless::open::{Options, open};
 use pageless::spec::{DeviceSpec, Listen, Spec};
+use pageless::sys::Errno;
 use pageless::sys::limits::raise_descriptors;
 use pageless::sys::signal::{Termination, block_termination};
 use serde::Serialize;
@@ -68,10 +72,15 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
         made.keep();
     }
     let told = tell_ready(&server, args, bytes, read_only);
+    let notices = server.notices();
+    let teller = notices.map(|notices| spawn_teller(notices, args.json, opened.name.clone())).transpose()?;
     // Where stdout is gone, whoever waits for the ready line never gets it, so there is nothing to wait for.
     let signal = if told.is_ok() { signals.wait() } else { Termination::Terminate };
     let told = told.and_then(|()| tell(args, &Event::Stopping { signal: name(signal) }));
-    let totals = server.stop(PATIENCE).map_err(|error| ServeError::stop(error, &opened.name))?;
+    let stopped = server.stop(PATIENCE).map_err(|error| ServeError::stop(error, &opened.name));
+    // Ends with the server.
+    let told = told.and(teller.map_or(Ok(()), |teller| teller.join().unwrap_or(Ok(()))));
+    let totals = stopped?;
     let exports: Vec<ExportSummary> =
         totals.routes.iter().map(|routes| ExportSummary::new(&args.export, &opened.name, routes)).collect();
     if !args.json {
@@ -111,6 +120,8 @@ fn addresses(wanted: &[String]) -> Result<Vec<(String, nbd::Listen)>, Failure> {
 enum Event<'e> {
     /// Clients can connect.
     Ready { nbd: String, export: &'e str, bytes: u64, read_only: bool },
+    /// The medium of this export was taken away; its clients get `EIO` from now on.
+    Gone { export: &'e str },
     /// A signal came.
     Stopping { signal: &'static str },
     /// All is answered, flushed and removed.
@@ -151,6 +162,22 @@ fn tell_ready(server: &Server, args: &ServeArgs, bytes: u64, read_only: bool) ->
         output::aside(&what_next(server.addresses()));
     }
     Ok(())
+}
+
+/// Tells what happens while clients are served.
+fn spawn_teller(
+    notices: Receiver<Notice>,
+    json: bool,
+    device: String,
+) -> Result<JoinHandle<Result<(), Failure>>, Failure> {
+    let tell = move || {
+        notices.into_iter().try_for_each(|Notice::Gone { export }| {
+            output::aside(&format!("pageless: {device} is gone: every request gets an I/O error from now on\n"));
+            if json { output::json(&Event::Gone { export: &export }) } else { Ok(()) }
+        })
+    };
+    let thread = std::thread::Builder::new().name("notices".into()).spawn(tell);
+    thread.map_err(|error| ServeError::Start(export::Error::Thread(Errno::from_io(&error))).into())
 }
 
 fn tell(args: &ServeArgs, event: &Event<'_>) -> Result<(), Failure> {

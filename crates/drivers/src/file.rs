@@ -32,8 +32,8 @@ mod open;
 mod plan;
 mod queue;
 mod start;
-mod status;
-mod sticky;
+pub(crate) mod status;
+pub(crate) mod sticky;
 #[cfg(test)]
 mod tests;
 mod transfer;

@@ -17,6 +17,8 @@
 //! * [`RamDisk`] and [`PmemDisk`]: a region as a disk, volatile or not. They are one [`MemoryDisk`], since the region knows
 //!   what durability takes.
 //! * [`FileDisk`](file::FileDisk): a regular file or block device as a disk, through io_uring.
+//! * [`DaxFile`](dax_file::DaxFile): a mapped file whose bytes have frames, and which can be cut, punched, collapsed and
+//!   closed under load; `O_DIRECT` between it and other files.
 //! * [`NullDisk`]: forgets and reads as zeroes.
 //!
 //! # What it is not
@@ -24,6 +26,7 @@
 //! [`Region`](pageless_mem::Region). It knows no export and no wire.
 #![forbid(unsafe_code)]
 
+pub mod dax_file;
 pub mod file;
 mod memory_disk;
 pub mod null;

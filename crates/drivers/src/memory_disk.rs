@@ -17,6 +17,8 @@ pub struct MemoryDisk {
     name: String,
     memory: Memory,
     region: Region,
+    /// Bytes that there were at first. What is taken from the region since is not outside the disk, it is gone.
+    capacity: u64,
     limits: Limits,
 }
 
@@ -34,7 +36,7 @@ impl MemoryDisk {
             write_zeroes: writable,
             ..Limits::default()
         };
-        MemoryDisk { name: name.into(), memory: memory.clone(), region, limits }
+        MemoryDisk { name: name.into(), memory: memory.clone(), capacity: region.len(), region, limits }
     }
 
     /// The memory that is the disk.
@@ -49,7 +51,7 @@ impl BlockDevice for MemoryDisk {
     }
 
     fn capacity(&self) -> u64 {
-        self.region.len()
+        self.capacity
     }
 
     fn limits(&self) -> &Limits {
@@ -62,11 +64,11 @@ impl BlockDevice for MemoryDisk {
 
     fn dax(&self) -> Option<Box<dyn DirectAccess>> {
         // The function may go away while a server sends from its BAR, and what was sent cannot be taken back.
-        (self.region.kind() != MemKind::Bar).then(|| Box::new(View::new(&self.region)) as Box<dyn DirectAccess>)
+        (self.region.kind() != MemKind::Bar).then(|| Box::new(View::new(self)) as Box<dyn DirectAccess>)
     }
 
     fn extents(&self) -> Option<Box<dyn ExtentMap>> {
-        Some(Box::new(View::new(&self.region)))
+        Some(Box::new(View::new(self)))
     }
 }
 
@@ -75,16 +77,18 @@ impl BlockDevice for MemoryDisk {
 struct View {
     region: Region,
     extents: Extents,
+    capacity: u64,
 }
 
 impl View {
-    fn new(region: &Region) -> View {
-        View { region: region.clone(), extents: region.extents() }
+    fn new(disk: &MemoryDisk) -> View {
+        View { region: disk.region.clone(), extents: disk.region.extents(), capacity: disk.capacity }
     }
 
     fn check(&self, offset: u64, len: u64) -> Result<(), Status> {
         match offset.checked_add(len) {
             Some(end) if len > 0 && end <= self.region.len() => Ok(()),
+            Some(end) if len > 0 && end <= self.capacity => Err(Status::Gone),
             _ => Err(Status::OutOfRange),
         }
     }
@@ -107,7 +111,7 @@ impl DirectAccess for View {
         self.check(offset, len)?;
         match self.extents.next(offset, len) {
             Extent::Hole(len) => Ok(Direct::Hole(len)),
-            Extent::Data(len) => self.region.range(offset, len).map(Direct::Data).ok_or(Status::OutOfRange),
+            Extent::Data(len) => self.region.range(offset, len).map(Direct::Data).ok_or(Status::Gone),
         }
     }
 

@@ -5,6 +5,7 @@
 mod lent;
 #[cfg(feature = "pmem-io")]
 mod page_less;
+mod part;
 #[cfg(feature = "testing")]
 mod testing;
 
@@ -23,6 +24,8 @@ use crate::pfn::FRAME_SIZE;
 use crate::region::MemKind;
 use crate::{Error, extents::Sparse};
 
+pub use part::FilePart;
+
 const HUGE: u64 = 2 << 20;
 
 /// Memory made and mapped, ready to be registered.
@@ -36,6 +39,10 @@ pub struct Backing {
     label: &'static str,
     path: Option<PathBuf>,
     store: Store,
+    /// The byte of the file behind that the first byte of the region is.
+    base: u64,
+    /// Bytes that are mapped and have frames: `len` of them, and those that [`Region::extend`](crate::Region::extend) opens.
+    reserved: u64,
     #[cfg(feature = "pmem-io")]
     device: Option<Device>,
     /// Keeps mapped what was [lent](lent).
@@ -49,7 +56,7 @@ pub struct Backing {
 pub(crate) enum Store {
     /// Private memory without a descriptor.
     Anonymous(Mapping),
-    /// A mapping of a descriptor from its offset 0.
+    /// A mapping of a descriptor.
     File {
         /// The mapping.
         mapping: Mapping,
@@ -117,23 +124,8 @@ impl Backing {
         if actual < len {
             return Err(Error::TooSmall { path: path.to_owned(), actual, wanted: len });
         }
-        let protection = if options.read_only { Protection::Read } else { Protection::ReadWrite };
         frames_of("size", len)?;
-        let (mapping, sync) = match Mapping::shared_sync(file.as_fd(), 0, len, protection) {
-            Ok(mapping) => (mapping, true),
-            Err(_) => (Mapping::shared(file.as_fd(), 0, len, protection).map_err(at)?, false),
-        };
-        mapping.dont_fork()?;
-        let backing = Backing::new(MemKind::File, "pmem", len, Store::File { mapping, file });
-        let backing =
-            Backing { writable: !options.read_only, path: Some(path.to_owned()), ..backing }.sparse(Sparse::Seek);
-        Ok(match sync {
-            #[cfg(feature = "pmem-io")]
-            true => Backing { kind: MemKind::Dax, durability: Durability::of_persistent_memory(), ..backing },
-            #[cfg(not(feature = "pmem-io"))]
-            true => Backing { durability: Durability::of_persistent_memory(), ..backing },
-            false => Backing { durability: Durability::Msync, ..backing },
-        })
+        Backing::mapped(file, path, FilePart { offset: 0, len, reserve: len, read_only: options.read_only })
     }
 
     fn new(kind: MemKind, label: &'static str, len: u64, store: Store) -> Backing {
@@ -146,6 +138,8 @@ impl Backing {
             label,
             path: None,
             store,
+            base: 0,
+            reserved: len,
             #[cfg(feature = "pmem-io")]
             device: None,
             #[cfg(feature = "pmem-io")]
@@ -163,6 +157,16 @@ impl Backing {
 
     pub(crate) fn len(&self) -> u64 {
         self.len
+    }
+
+    /// Bytes that have frames.
+    pub(crate) fn reserved(&self) -> u64 {
+        self.reserved
+    }
+
+    /// Where byte `offset` of the region is in the file behind it.
+    pub(crate) fn in_file(&self, offset: u64) -> u64 {
+        self.base.saturating_add(offset)
     }
 
     pub(crate) fn writable(&self) -> bool {

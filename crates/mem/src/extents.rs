@@ -69,8 +69,8 @@ impl Extents {
         Extents { region, pagemap, scan: SCAN, punches: 0, data: Vec::new(), last: 0 }
     }
 
-    /// The longest prefix of `[offset, offset + len)` of one sort, as far as is worth finding out. The range lies in
-    /// the region; `len` is not 0.
+    /// The longest prefix of `[offset, offset + len)` of one sort, as far as is worth finding out. `len` is not 0. What
+    /// the region no longer has (it was cut, or revoked) counts as data, so that whoever touches it gets `Gone`.
     #[inline]
     pub fn next(&mut self, offset: u64, len: u64) -> Extent {
         if self.region.backing.extent_source() == Sparse::Dense {
@@ -99,15 +99,21 @@ impl Extents {
             self.last = at;
             return Extent::Data(len.min(self.data[at].1 - offset));
         }
+        let end = self.region.len();
         let run = match (&self.pagemap, self.region.backing.file_behind()) {
-            (Some(_), _) => self.ask_pagemap(offset),
+            _ if offset >= end => None,
+            (Some(_), _) => self.ask_pagemap(offset, end),
             (None, Some(file)) if self.region.backing.extent_source() == Sparse::Seek => {
-                ask_file(file, offset, self.region.len()).map(|run| (offset, run))
+                ask_file(file, self.region.backing.in_file(0), offset, end).map(|run| (offset, run))
             }
             _ => None,
         };
+        // Memory that was given back meanwhile looks like a hole.
+        if offset >= end || self.region.len() < offset.saturating_add(len).min(end) {
+            return Extent::Data(len);
+        }
         // All data where the kernel cannot say.
-        let (start, run) = run.unwrap_or((0, Run::DataUntil(self.region.len())));
+        let (start, run) = run.unwrap_or((0, Run::DataUntil(end)));
         match run {
             Run::HoleUntil(end) => Extent::Hole(len.min(end - offset)),
             Run::DataUntil(end) => {
@@ -118,10 +124,10 @@ impl Extents {
     }
 
     /// The run around `offset` as far as an aligned window of the page table shows it, and where it starts.
-    fn ask_pagemap(&mut self, offset: u64) -> Option<(u64, Run)> {
+    fn ask_pagemap(&mut self, offset: u64, end: u64) -> Option<(u64, Run)> {
         let base = self.region.addr() as u64;
         let window = offset / self.scan * self.scan;
-        let end = self.region.len().min(window + self.scan);
+        let end = end.min(window + self.scan);
         let mut start = window;
         loop {
             let run = self.pagemap.as_ref()?.run_at(base + start, base + end).ok()?;
@@ -156,14 +162,17 @@ impl Extents {
     }
 }
 
-/// The run at `offset` of a file. What lies past the end of a file that was cut short is lost, not a hole: it counts as
-/// data, so that whoever touches it finds out (I7).
-fn ask_file(file: &File, offset: u64, end: u64) -> Option<Run> {
-    let run = file.run_at(offset, end).ok()?;
+/// The run at `offset` of a region that shows a file from byte `base` on. What lies past the end of a file that was cut
+/// short is lost, not a hole: it counts as data, so that whoever touches it finds out (I7).
+fn ask_file(file: &File, base: u64, offset: u64, end: u64) -> Option<Run> {
+    let run = match file.run_at(base + offset, base + end).ok()? {
+        Run::DataUntil(until) => Run::DataUntil(until.saturating_sub(base)),
+        Run::HoleUntil(until) => Run::HoleUntil(until.saturating_sub(base)),
+    };
     if run != Run::HoleUntil(end) {
         return Some(run);
     }
-    match file.size().ok()? {
+    match file.size().ok()?.saturating_sub(base) {
         size if size >= end => Some(run),
         size if size > offset => Some(Run::HoleUntil(size)),
         _ => Some(Run::DataUntil(end)),

@@ -31,7 +31,7 @@ pub(crate) fn fill_hole(region: &Inner, offset: u64) -> Result<(), Fault> {
         Fault::Media
     };
     let file = region.backing.file_behind().filter(|_| region.backing.fillable()).ok_or_else(media)?;
-    let frame = offset / FRAME_SIZE * FRAME_SIZE;
+    let frame = region.backing.in_file(offset / FRAME_SIZE * FRAME_SIZE);
     file.fallocate(FallocMode::Allocate, frame, FRAME_SIZE).map_err(|error| match Fault::from_medium(error.errno()) {
         Fault::NoSpace => Fault::NoSpace,
         _ => media(),

@@ -64,7 +64,7 @@ mod table;
 #[cfg(feature = "testing")]
 pub mod testing;
 
-pub use backing::{Backing, FileOptions};
+pub use backing::{Backing, FileOptions, FilePart};
 pub use caps::Caps;
 pub use control::Released;
 pub use copy::copy;

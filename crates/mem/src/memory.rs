@@ -82,7 +82,7 @@ impl Memory {
 
     /// Gives the memory frames and puts it in the table: a table insert, whatever the size.
     pub fn register(&self, backing: Backing) -> Result<Region, Error> {
-        let frames = FrameRange::take(backing.len() / FRAME_SIZE)?;
+        let frames = FrameRange::take(backing.reserved() / FRAME_SIZE)?;
         let inner = Arc::new(Inner::new(frames, backing));
         self.0.change(|table| table.with(Arc::clone(&inner)))?;
         Ok(Region::new(inner, Arc::clone(&self.0)))

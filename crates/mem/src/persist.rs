@@ -142,8 +142,9 @@ impl Flusher {
 
     /// A file that somebody cut short, our lock ignored, has lost what was stored past its end (I7).
     fn whole(&self) -> Result<(), Fault> {
+        let end = self.region.backing.in_file(self.region.len());
         match self.region.backing.file_behind().map(pageless_sys::file::File::size) {
-            Some(Ok(size)) if size < self.region.len() => Err(Fault::Media),
+            Some(Ok(size)) if size < end => Err(Fault::Media),
             _ => Ok(()),
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use pageless_sys::socket::IoVec;
 
-use crate::holds::Held;
+use crate::holds::Run;
 use crate::memory::Online;
 use crate::pfn::PhysRange;
 use crate::region::Inner;
@@ -21,7 +21,7 @@ pub struct Inflight {
     bytes: u64,
 }
 
-/// A range of one region in flight.
+/// Ranges of one region in flight.
 #[derive(Debug)]
 pub(crate) struct Pin {
     region: Arc<Inner>,
@@ -29,9 +29,9 @@ pub(crate) struct Pin {
 }
 
 impl Pin {
-    /// Enters the range; `None` where the region no longer reaches.
-    pub(crate) fn new(region: &Arc<Inner>, held: Held) -> Option<Pin> {
-        let number = region.holds.enter(held)?;
+    /// Enters the ranges; `None` where the region no longer reaches.
+    pub(crate) fn new(region: &Arc<Inner>, run: Run) -> Option<Pin> {
+        let number = region.holds.enter(run)?;
         Some(Pin { region: Arc::clone(region), number })
     }
 }
@@ -44,22 +44,33 @@ impl Drop for Pin {
 
 /// Resolves ranges and takes hold of them.
 pub(crate) fn pin(online: &Online<'_>, ranges: &[PhysRange], access: Access) -> Result<Inflight, Fault> {
-    let mut inflight =
-        Inflight { runs: Vec::with_capacity(ranges.len()), pins: Vec::with_capacity(ranges.len()), access, bytes: 0 };
+    let mut inflight = Inflight { runs: Vec::with_capacity(ranges.len()), pins: Vec::new(), access, bytes: 0 };
     let thread = online.thread();
-    for range in ranges {
+    let mut same: Option<(&Arc<Inner>, Run)> = None;
+    for (index, range) in ranges.iter().enumerate() {
         let found = online.resolve(*range, access)?;
-        let held = Held { start: found.offset, end: found.offset + found.len as u64, access, thread };
-        inflight.pins.push(Pin::new(found.region, held).ok_or(Fault::Gone)?);
-        #[cfg(feature = "pmem-io")]
-        crate::device::begin(found.region, access)?;
+        let (start, end) = (found.offset, found.offset + found.len as u64);
+        match &mut same {
+            Some((region, run)) if Arc::ptr_eq(region, found.region) => run.push(start, end, ranges.len() - index - 1),
+            _ => inflight.enter(same.replace((found.region, Run::new(start, end, access, thread))))?,
+        }
         inflight.runs.push(IoVec { addr: found.addr, len: found.len });
         inflight.bytes += found.len as u64;
     }
+    inflight.enter(same)?;
     Ok(inflight)
 }
 
 impl Inflight {
+    fn enter(&mut self, same: Option<(&Arc<Inner>, Run)>) -> Result<(), Fault> {
+        if let Some((region, run)) = same {
+            self.pins.push(Pin::new(region, run).ok_or(Fault::Gone)?);
+            #[cfg(feature = "pmem-io")]
+            crate::device::begin(region, self.access)?;
+        }
+        Ok(())
+    }
+
     /// Bytes handed out.
     pub fn bytes(&self) -> u64 {
         self.bytes

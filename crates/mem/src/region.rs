@@ -168,7 +168,7 @@ impl Region {
         self.inner().len()
     }
 
-    /// Its frames.
+    /// Its frames: those of the bytes that [`Region::extend`] may open too.
     pub fn frames(&self) -> FrameRange {
         self.inner().frames
     }
@@ -242,16 +242,14 @@ impl Region {
     /// [`Error::Busy`] when it goes on, or what the kernel says; then nothing was changed.
     pub fn punch_within(&self, offset: u64, len: u64, patience: Duration) -> Result<(), Error> {
         let wait = Wait::new(self, patience);
-        let outside = |_| Error::OutOfRange {
-            start: offset,
-            end: offset.saturating_add(len),
-            len: self.len(),
-            region: self.describe(),
-        };
-        let end = self.end_of(offset, len).map_err(outside)?;
+        let end = self.end_of(offset, len).map_err(|_| self.outside(offset, len))?;
         let zero = |offset, len| self.zero(offset, len).map_err(|fault| Error::Fault { fault, offset, len });
         let Some((first, last)) = self.whole_frames(offset, end) else { return zero(offset, len) };
-        let closed = self.inner().holds.close(first, last, wait.deadline).map_err(|held| wait.in_flight(&held))?;
+        let closed =
+            self.inner().holds.close(first, last, wait.deadline).map_err(|held| match self.end_of(offset, len) {
+                Ok(_) => wait.in_flight(&held),
+                Err(_) => self.outside(offset, len),
+            })?;
         self.deallocate(first, last - first)?;
         drop(closed);
         zero(offset, first - offset)?;
@@ -273,18 +271,24 @@ impl Region {
     fn deallocate(&self, offset: u64, len: u64) -> Result<(), pageless_sys::Error> {
         let inner = self.inner();
         let too_large = |value| pageless_sys::Error::TooLarge { call: "madvise", value };
-        inner.punches.fetch_add(1, Ordering::Release);
-        let result = match inner.backing.store() {
+        self.changing_extents(|| match inner.backing.store() {
             Store::Anonymous(mapping) => {
                 let start = usize::try_from(offset).map_err(|_| too_large(offset))?;
                 mapping.discard(start, usize::try_from(len).map_err(|_| too_large(len))?)
             }
-            Store::File { file, .. } => file.fallocate(FallocMode::PunchHole, offset, len),
+            Store::File { file, .. } => file.fallocate(FallocMode::PunchHole, inner.backing.in_file(offset), len),
             #[cfg(feature = "pmem-io")]
             Store::Foreign(_) => Err(pageless_sys::Error::Call { call: "fallocate", errno: Errno::EOPNOTSUPP }),
-        };
+        })
+    }
+
+    /// Does what makes holes, and voids the extents that anybody remembers.
+    pub(crate) fn changing_extents<T>(&self, change: impl FnOnce() -> T) -> T {
+        let punches = &self.inner().punches;
+        punches.fetch_add(1, Ordering::Release);
+        let result = change();
         // Moved after the fact too: an extent looked up in between may have seen the old data.
-        inner.punches.fetch_add(1, Ordering::Release);
+        punches.fetch_add(1, Ordering::Release);
         result
     }
 
@@ -304,7 +308,13 @@ impl Region {
             done += u64::from(piece.len());
         }
         crate::persist::fence();
-        reader.confirm()
+        reader.confirm()?;
+        if done < len { Err(Fault::Gone) } else { Ok(()) }
+    }
+
+    pub(crate) fn outside(&self, offset: u64, len: u64) -> Error {
+        let end = offset.saturating_add(len);
+        Error::OutOfRange { start: offset, end, len: self.len(), region: self.describe() }
     }
 
     fn end_of(&self, offset: u64, len: u64) -> Result<u64, Fault> {

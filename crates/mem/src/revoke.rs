@@ -66,6 +66,51 @@ impl Region {
         }
     }
 
+    /// Does `change` at a moment when nothing of these bytes is in flight; who takes some in flight meanwhile waits for its
+    /// end. Windows of the CPU go on, and see the change as they would see a store. For an owner that deallocates behind
+    /// the region's back: extents that queues remember are void afterwards.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] when I/O on them goes on past the deadline, [`Error::OutOfRange`], or what `change` returned.
+    pub fn while_idle<T>(
+        &self,
+        offset: u64,
+        len: u64,
+        patience: Duration,
+        change: impl FnOnce() -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let wait = Wait::new(self, patience);
+        let end = offset.checked_add(len).filter(|end| *end <= self.len());
+        let end = end.ok_or_else(|| self.outside(offset, len))?;
+        let closed = self.inner().holds.close(offset, end, wait.deadline).map_err(|held| wait.in_flight(&held))?;
+        let result = self.changing_extents(change);
+        drop(closed);
+        result
+    }
+
+    /// Opens the region up to `len` bytes, into frames that were mapped with it and that nobody could name so far. False,
+    /// and nothing changed, where there are none: also when some of it was cut off before, since those stay dead.
+    pub fn extend(&self, len: u64) -> bool {
+        let region = self.inner();
+        let _one_at_a_time = region.cutting.lock().unwrap_or_else(PoisonError::into_inner);
+        let extended = len <= region.backing.reserved() && region.holds.extend(len);
+        if extended {
+            self.publisher().refresh(region);
+        }
+        extended
+    }
+
+    /// How far [`extend`](Region::extend) reaches; no further than the region does where some of it was cut off.
+    pub fn reserved(&self) -> u64 {
+        let region = self.inner();
+        if region.holds.whole() { region.backing.reserved() } else { self.len() }
+    }
+
+    /// Tells when the memory of a region that was revoked, or cut to nothing, was given back.
+    pub fn released(&self) -> Released {
+        self.inner().released.clone()
+    }
+
     /// Whether the region was revoked, or cut to nothing.
     pub fn revoked(&self) -> bool {
         self.inner().holds.end() == 0

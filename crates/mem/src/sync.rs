@@ -169,7 +169,7 @@ impl<T> Published<T> {
         if self.asymmetric {
             return compiler_fence(Ordering::SeqCst);
         }
-        fence(Ordering::SeqCst);
+        full_barrier();
     }
 }
 
@@ -199,8 +199,8 @@ impl<T> Reader<T> {
     /// Goes online: the value stays until the guard is dropped. Never sleep while online.
     #[inline]
     pub fn online(&mut self) -> Guard<'_, T> {
-        // `| 1` also steps over a guard that was leaked while online: its borrow has ended.
-        let online = (self.slot.count.load(Ordering::Relaxed) + 1) | 1;
+        // Odd already where a guard was leaked while online, whose borrow has ended: then the two sections count as one.
+        let online = self.slot.count.load(Ordering::Relaxed) | 1;
         // Release, so that who reads this counter has also seen the section before.
         self.slot.count.store(online, Ordering::Release);
         self.shared.light_barrier();
@@ -281,6 +281,12 @@ pub(crate) fn wait_until<'m, T>(
     }
     let (guard, _) = condition.wait_timeout(guard, left).unwrap_or_else(std::sync::PoisonError::into_inner);
     (guard, true)
+}
+
+/// Out of the way of those who need none.
+#[cold]
+fn full_barrier() {
+    fence(Ordering::SeqCst);
 }
 
 fn yield_now() {

@@ -60,6 +60,8 @@ pub enum FallocMode {
     PunchHole,
     /// Zeroes, allocated.
     ZeroRange,
+    /// Takes the range out: what lies behind it moves up. Whole blocks of the file system, and not up to the end.
+    Collapse,
 }
 
 impl FallocMode {
@@ -68,6 +70,7 @@ impl FallocMode {
             FallocMode::Allocate => FallocateFlags::KEEP_SIZE,
             FallocMode::PunchHole => FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
             FallocMode::ZeroRange => FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE,
+            FallocMode::Collapse => FallocateFlags::COLLAPSE_RANGE,
         }
     }
 }
@@ -108,6 +111,11 @@ impl File {
         let flags = libc::O_TMPFILE | if direct { libc::O_DIRECT } else { 0 };
         let mut open = std::fs::OpenOptions::new();
         open.read(true).write(true).custom_flags(flags).open(directory).map(File).named("open(O_TMPFILE)")
+    }
+
+    /// One more descriptor of the same open file: offset and locks are shared, and locks go with the last of them.
+    pub fn duplicate(&self) -> Result<File, Error> {
+        self.0.try_clone().map(File).named("fcntl(F_DUPFD_CLOEXEC)")
     }
 
     /// Bytes: the size of a file or block device.

@@ -3,6 +3,7 @@
 
 use std::os::fd::BorrowedFd;
 use std::ptr;
+use std::time::{Duration, Instant};
 
 use rustix::mm::{Advice, MapFlags, MsyncFlags, ProtFlags};
 
@@ -122,17 +123,24 @@ impl Mapping {
     /// Gives up the memory from byte `from` on, widened inwards to whole pages: its addresses stay taken, and trap
     /// whoever uses them. Takes as long as there are pages to give back.
     pub fn seal(&self, from: usize) -> Result<(), Error> {
-        /// Bytes given back at a time: page faults elsewhere in the process wait for one piece at most.
+        /// Bytes given back at a time where there are pages: whoever maps memory meanwhile waits for one piece at most.
         const PIECE: usize = 64 << 20;
+        /// A piece that took no longer had next to none.
+        const EMPTY: Duration = Duration::from_micros(50);
         let start = from.min(self.len).next_multiple_of(4096);
         if start >= self.len {
             return Ok(());
         }
-        for piece in (start..self.len).step_by(PIECE) {
+        let (mut at, mut piece) = (start, PIECE);
+        while at < self.len {
+            let (len, begin) = (piece.min(self.len - at), Instant::now());
             // What refuses this (locked memory, memory without pages) is unmapped whole below.
-            if self.discard(piece, PIECE.min(self.len - piece)).is_err() {
+            if self.discard(at, len).is_err() {
                 break;
             }
+            at += len;
+            // Steps over what nobody touched in strides: terabytes of it take as many calls as there are doublings.
+            piece = if begin.elapsed() < EMPTY { piece.saturating_mul(2) } else { PIECE };
         }
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
         // SAFETY: replaces part of this mapping, whose bytes are reached by contained copies only; callers know that no

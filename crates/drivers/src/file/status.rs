@@ -5,7 +5,7 @@ use pageless_block::{Op, Status};
 use pageless_sys::Errno;
 
 /// The status for an operation that the kernel ended with `errno`.
-pub(super) fn of(errno: Errno, op: Op) -> Status {
+pub(crate) fn of(errno: Errno, op: Op) -> Status {
     match errno {
         Errno::ENOSPC | Errno::EDQUOT | Errno::EFBIG => Status::NoSpace,
         // what the block layer says for a medium error and a failed checksum

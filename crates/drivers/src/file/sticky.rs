@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 /// The failed flushes of a disk. The kernel reports lost writes once per open file, and a queue has its own; what it
 /// tells only the caller of that one `fdatasync` (a cache flush that failed) is passed on here.
 #[derive(Debug)]
-pub(super) struct FlushErrors(Mutex<Last>);
+pub(crate) struct FlushErrors(Mutex<Last>);
 
 #[derive(Copy, Clone, Debug)]
 struct Last {
@@ -17,22 +17,22 @@ struct Last {
 
 /// How many of them an opener was told of.
 #[derive(Copy, Clone, Debug)]
-pub(super) struct Seen(u64);
+pub(crate) struct Seen(u64);
 
 impl FlushErrors {
-    pub(super) fn new() -> FlushErrors {
+    pub(crate) fn new() -> FlushErrors {
         FlushErrors(Mutex::new(Last { count: 0, status: Status::Ok }))
     }
 
     /// An opener that starts now: earlier failures were told to whoever met them.
-    pub(super) fn opener(&self) -> Seen {
+    pub(crate) fn opener(&self) -> Seen {
         Seen(self.with(|last| last.count))
     }
 
     /// What an opener is told whose own flush ended with `status`.
     ///
     /// A failure of its own that coincides with one it has not heard of is taken for that one, so it is not told twice.
-    pub(super) fn report(&self, seen: &mut Seen, status: Status) -> Status {
+    pub(crate) fn report(&self, seen: &mut Seen, status: Status) -> Status {
         self.with(|last| {
             let unheard = std::mem::replace(&mut seen.0, last.count) != last.count;
             match (status.is_ok(), unheard) {

@@ -16,6 +16,7 @@ use pageless_mem::{Memory, PhysRange};
 
 use super::connection::{Connection, Expects};
 use super::counters::Counters;
+use super::notice::Notices;
 use super::pool::{Fill, SLOT, SlotId, SlotPool};
 use crate::Error;
 use crate::slab::{Key, Slab};
@@ -131,6 +132,7 @@ pub(crate) struct Engine {
     /// Where staged reads are put.
     outlet: Fill,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) notices: Arc<Notices>,
     /// Requests taken since somebody last asked.
     pub(crate) taken: u32,
     bios: Slab<InWork>,
@@ -152,6 +154,7 @@ impl Engine {
         memory: &Memory,
         slots: u16,
         counters: Arc<Counters>,
+        notices: Arc<Notices>,
     ) -> Result<Engine, Error> {
         let backends = devices.iter().map(|device| Backend::open(&**device)).collect::<Result<_, _>>()?;
         Ok(Engine {
@@ -160,6 +163,7 @@ impl Engine {
             inlet: Fill::default(),
             outlet: Fill::default(),
             counters,
+            notices,
             taken: 0,
             bios: Slab::new(),
             jobs: Slab::new(),
@@ -384,6 +388,9 @@ impl Engine {
         let status = completion.status;
         if bio.durable && matches!(status, Status::IoErr | Status::Media | Status::NoSpace) {
             self.backends[bio.backend].failures += 1;
+        }
+        if status == Status::Gone {
+            self.notices.gone(bio.backend);
         }
         self.counters.routes[bio.backend].count(completion.route, completion.done.min(bio.bytes));
         match bio.purpose {

@@ -23,6 +23,7 @@ mod errno;
 mod export;
 pub mod handshake;
 mod listener;
+mod notice;
 mod options;
 mod output;
 mod pool;
@@ -39,6 +40,7 @@ pub use counters::Totals;
 pub use errno::Errno;
 pub use export::{Export, Terms};
 pub use listener::Listen;
+pub use notice::Notice;
 pub use server::{Server, ServerConfig};
 
 #[cfg(test)]

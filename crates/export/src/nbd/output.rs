@@ -72,7 +72,7 @@ pub(crate) struct Media {
     /// Bytes no chunk was begun for.
     pub(crate) left: u32,
     pub(crate) shape: Shape,
-    /// The last chunk ends the reply.
+    /// The last chunk ends the reply; else the error that is owed next does.
     pub(crate) last: bool,
 }
 
@@ -382,6 +382,12 @@ impl Output {
             Shape::Simple => self.set(place, reply::error(false, media.cookie, errno, "")),
             Shape::Whole => self.set(place, reply::error_at(media.cookie, errno, offset, true)),
             Shape::Chunks => {
+                if !media.last {
+                    // It failed once already, further on: that error gives way to this one.
+                    if let Some(Owed::Bytes(error)) = self.owed.remove(place + 1) {
+                        self.heap -= error.len();
+                    }
+                }
                 let error = reply::error_at(media.cookie, errno, offset, true);
                 let before = u32::try_from(offset - media.offset).unwrap_or(0);
                 if before == 0 && open.is_none() {

@@ -340,6 +340,9 @@ impl Inlet<'_, '_> {
                     Ok(extents) => reply::block_status(cookie, &extents),
                     Err(status) => {
                         counters.errors.add(1);
+                        if status == Status::Gone {
+                            self.engine.notices.gone(session.export);
+                        }
                         reply::error_at(cookie, Errno::of(status).unwrap_or(Errno::Io), offset, true)
                     }
                 };

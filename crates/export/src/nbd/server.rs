@@ -15,6 +15,7 @@ use super::counters::{Counters, Totals};
 use super::engine::Engine;
 use super::export::Export;
 use super::listener::{Acceptor, Listen, Listener};
+use super::notice::{Notice, Notices};
 use super::service::{Service, Shared};
 use super::socket::Socket;
 use super::wire::MAX_STRING;
@@ -91,6 +92,7 @@ pub struct Server {
     deadline: Arc<Mutex<Option<Instant>>>,
     inboxes: Vec<Arc<Inbox<Socket>>>,
     counters: Vec<Arc<Counters>>,
+    notices: (Arc<Notices>, Mutex<Option<mpsc::Receiver<Notice>>>),
     stop: Arc<Inbox<()>>,
     threads: Vec<JoinHandle<Result<(), Error>>>,
 }
@@ -100,6 +102,7 @@ impl Server {
     pub fn start(config: ServerConfig, memory: &Memory) -> Result<Server, Error> {
         config.check()?;
         let listeners = config.listen.iter().map(Listener::open).collect::<Result<Vec<_>, _>>()?;
+        let (notices, owner) = Notices::new(config.exports.iter().map(|export| export.name.clone()));
         let mut server = Server {
             devices: config.exports.iter().map(|export| Arc::clone(&export.device)).collect(),
             addresses: listeners.iter().map(Listener::address).collect(),
@@ -112,6 +115,7 @@ impl Server {
             deadline: Arc::new(Mutex::new(None)),
             inboxes: Vec::new(),
             counters: Vec::new(),
+            notices: (Arc::new(notices), Mutex::new(Some(owner))),
             stop: Arc::new(Inbox::new()?),
             threads: Vec::new(),
         };
@@ -141,12 +145,12 @@ impl Server {
         let counters = Arc::new(Counters::new(self.devices.len()));
         self.inboxes.push(Arc::clone(&inbox));
         self.counters.push(Arc::clone(&counters));
-        let devices = self.devices.clone();
+        let (devices, notices) = (self.devices.clone(), Arc::clone(&self.notices.0));
         let (memory, shared, deadline) = (memory.clone(), Arc::clone(&self.shared), Arc::clone(&self.deadline));
         let (tell, told) = mpsc::channel();
         self.spawn(format!("nbd-worker-{index}"), move || {
             let open = || {
-                let engine = Engine::new(&devices, &memory, slots, counters)?;
+                let engine = Engine::new(&devices, &memory, slots, counters, notices)?;
                 Service::new(shared, inbox, &memory, engine)
             };
             match open() {
@@ -171,6 +175,12 @@ impl Server {
     /// Connections there are now.
     pub fn connections(&self) -> usize {
         self.shared.live.load(Ordering::Relaxed)
+    }
+
+    /// What its owner should know, as it happens, until the server is gone. There is one receiver: `None` for whoever
+    /// asks second.
+    pub fn notices(&self) -> Option<mpsc::Receiver<Notice>> {
+        self.notices.1.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// What was done so far.

@@ -11,7 +11,7 @@ use pageless_sys::socket::IoVec;
 use pageless_sys::uring::{self, Buffer, Completion};
 use pageless_sys::{Errno, uring::Ring as Uring};
 
-use crate::holds::Held;
+use crate::holds::Run;
 use crate::pin::Pin;
 use crate::region::{Inner, Region};
 use crate::{Access, Error, Inflight};
@@ -107,8 +107,9 @@ impl Ring {
     /// bounded pool only (I1).
     pub fn register_bounce(&mut self, slots: &Region) -> Result<(), Error> {
         let inner = slots.inner();
-        let whole = Held { start: 0, end: inner.len(), access: Access::Write, thread: pageless_sys::cpu::thread_id() };
-        let outside = || Error::OutOfRange { start: 0, end: whole.end, len: inner.len(), region: slots.describe() };
+        let end = inner.len();
+        let whole = Run::new(0, end, Access::Write, pageless_sys::cpu::thread_id());
+        let outside = || Error::OutOfRange { start: 0, end, len: inner.len(), region: slots.describe() };
         let pin = Pin::new(inner, whole).ok_or_else(outside)?;
         let len = usize::try_from(inner.len()).unwrap_or(usize::MAX);
         // SAFETY: `fixed` keeps the region's mapping until the ring is gone.

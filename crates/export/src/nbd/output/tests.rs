@@ -195,6 +195,30 @@ fn nbd_cmd_read_error_between_chunks_keeps_the_good_part() {
 }
 
 #[test]
+fn nbd_a_medium_that_goes_away_at_any_moment_ends_the_reply_once() {
+    let stripes = Stripes::new();
+    for (shape, before) in [Shape::Whole, Shape::Chunks].into_iter().flat_map(|shape| (0..40).map(move |n| (shape, n)))
+    {
+        let mut output = Output::default();
+        output.push(media(0, 512 << 10, shape));
+        output.push(media(0, 4096, shape));
+        let (mut lookups, mut stream, mut pieces) = (0, Vec::new(), Vec::new());
+        while !output.is_empty() {
+            let mut lookup = |offset, len| {
+                lookups += 1;
+                if lookups <= before { stripes.lookup(offset, len) } else { Err(Status::Gone) }
+            };
+            output.plan(&mut lookup, &mut pieces).unwrap();
+            stream.extend(output.parts(&pieces).flat_map(|part| stripes.bytes(&part)));
+            output.sent(usize::MAX, &pieces, &mut |_| panic!("nothing is staged"));
+        }
+        let arrived = chunks(&stream);
+        assert_eq!(arrived.iter().filter(|chunk| chunk.done).count(), 2, "{shape:?}, {before} lookups: {arrived:?}");
+        assert_eq!(output.heap(), 0);
+    }
+}
+
+#[test]
 fn a_fault_after_the_head_went_out_breaks_the_connection() {
     for (shape, head) in [(Shape::Simple, 16), (Shape::Whole, 28), (Shape::Chunks, 28)] {
         let mut stripes = Stripes::new();

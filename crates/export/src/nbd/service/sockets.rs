@@ -184,7 +184,11 @@ fn send(connection: &mut Connection, engine: &mut Engine, tools: &mut Tools, rea
             Err(SocketError::WouldBlock) => connection.blocked = true,
             Err(SocketError::Fault { part, fault }) => {
                 counters.errors.add(1);
-                let failed = connection.output.failed(&tools.pieces[part], fault.into(), &mut release);
+                let status = Status::from(fault);
+                if let (Status::Gone, Phase::Requests(session)) = (status, &connection.phase) {
+                    engine.notices.gone(session.export);
+                }
+                let failed = connection.output.failed(&tools.pieces[part], status, &mut release);
                 if failed == Err(Broken) {
                     connection.break_off();
                 }
@@ -197,12 +201,18 @@ fn send(connection: &mut Connection, engine: &mut Engine, tools: &mut Tools, rea
 
 /// What the next send to a connection consists of.
 fn plan(connection: &mut Connection, engine: &mut Engine, pieces: &mut Vec<Piece>) -> Result<(), Broken> {
-    let dax = match connection.phase {
-        Phase::Requests(session) => engine.backends[session.export].dax.as_deref_mut(),
-        Phase::Handshake(_) => None,
+    let (dax, export) = match connection.phase {
+        Phase::Requests(session) => (engine.backends[session.export].dax.as_deref_mut(), session.export),
+        Phase::Handshake(_) => (None, 0),
+    };
+    let notices = &engine.notices;
+    let told = |status: &Status| {
+        if *status == Status::Gone {
+            notices.gone(export);
+        }
     };
     match dax {
-        Some(dax) => connection.output.plan(&mut |offset, len| dax.access(offset, len), pieces),
+        Some(dax) => connection.output.plan(&mut |offset, len| dax.access(offset, len).inspect_err(told), pieces),
         // Nothing in this output lies on a medium of frames.
         None => connection.output.plan(&mut |_, _| Err(Status::Unsupported), pieces),
     }
