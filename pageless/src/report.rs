@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use pageless::block::{Route, RouteCounters, Why};
+use pageless::mem::Region;
 use pageless::spec::Human;
 use serde::Serialize;
 
@@ -28,6 +29,15 @@ pub(crate) enum Leg {
     Write,
 }
 
+/// The memory that an I/O was done on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Buffer<'a> {
+    /// What the user calls it.
+    pub(crate) name: &'a str,
+    /// Itself; nothing for pages of our own.
+    pub(crate) region: Option<&'a Region>,
+}
+
 /// Collects routes and their reasons while a copy runs.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
@@ -42,8 +52,8 @@ impl Tally {
         self.counters.count(route, bytes);
     }
 
-    /// Notes why an I/O between a device and memory of these names was not direct.
-    pub(crate) fn explain(&mut self, leg: Leg, route: Route, device: &str, memory: &str) {
+    /// Notes why an I/O between a device of this name and memory was not direct.
+    pub(crate) fn explain(&mut self, leg: Leg, route: Route, device: &str, memory: Buffer<'_>) {
         // The names are the same all through a copy, so each reason is put into words once.
         if let Some(why) = route.why()
             && !self.explained.contains(&(leg, route))
@@ -64,7 +74,8 @@ impl Tally {
     }
 }
 
-fn reason(route: Route, why: Why, device: &str, memory: &str) -> String {
+fn reason(route: Route, why: Why, device: &str, buffer: Buffer<'_>) -> String {
+    let memory = buffer.name;
     let done = match route {
         Route::Bounce(_) => "bounced",
         Route::Refuse(_) => "refused",
@@ -75,7 +86,8 @@ fn reason(route: Route, why: Why, device: &str, memory: &str) -> String {
         Why::Zeroes => format!("{device} has nothing to fetch there, zeroes stored by the CPU"),
         Why::Unpinnable(errno) => {
             let errno = errno.name().map_or_else(|| errno.to_string(), str::to_owned);
-            format!("{memory} is unpinnable (O_DIRECT: {errno}), {done}")
+            let what = if buffer.region.is_some_and(Region::is_page_less) { "page-less" } else { "unpinnable" };
+            format!("{memory} is {what} (O_DIRECT: {errno}), {done}")
         }
         Why::Misaligned => format!("{memory} is not aligned for {device}, {done}"),
         Why::NoDirectIo => format!("{device} refuses O_DIRECT, {done}"),
@@ -149,13 +161,17 @@ mod tests {
     use super::*;
     use pageless::sys::Errno;
 
+    fn named(name: &str) -> Buffer<'_> {
+        Buffer { name, region: None }
+    }
+
     #[test]
     fn json_has_exactly_these_fields() {
         let mut tally = Tally::default();
         let unpinnable = Route::Bounce(Why::Unpinnable(Errno::EFAULT));
         for (route, bytes) in [(Route::Direct, 4096), (unpinnable, 8192), (unpinnable, 8192), (Route::None, 1)] {
             tally.count(route, bytes);
-            tally.explain(Leg::Read, route, "file:x", "secret:64M");
+            tally.explain(Leg::Read, route, "file:x", named("secret:64M"));
         }
         let mut report = Report::new(20480, 0, Duration::ZERO, Duration::from_millis(1500), tally);
         report.verified = Some(true);
@@ -169,7 +185,7 @@ mod tests {
     fn the_report_for_people() {
         let mut tally = Tally::default();
         tally.count(Route::Copy(Why::MemoryDisk), 3 << 20);
-        tally.explain(Leg::Write, Route::Copy(Why::MemoryDisk), "pmem:p", "ram:1M");
+        tally.explain(Leg::Write, Route::Copy(Why::MemoryDisk), "pmem:p", named("ram:1M"));
         let report = Report::new(4 << 20, 1 << 20, Duration::from_millis(70), Duration::from_secs(1), tally);
         assert_eq!(
             report.to_string(),
@@ -189,9 +205,9 @@ mod tests {
             (Route::Copy(Why::Zeroes), "DEV has nothing to fetch there, zeroes stored by the CPU"),
         ] {
             let mut tally = Tally::default();
-            tally.explain(Leg::Read, route, "DEV", "MEM");
-            tally.explain(Leg::Read, route, "DEV", "MEM");
-            tally.explain(Leg::Write, route, "DEV", "MEM");
+            tally.explain(Leg::Read, route, "DEV", named("MEM"));
+            tally.explain(Leg::Read, route, "DEV", named("MEM"));
+            tally.explain(Leg::Write, route, "DEV", named("MEM"));
             assert_eq!(tally.finish().1, [says]);
         }
     }

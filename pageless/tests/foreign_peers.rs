@@ -9,7 +9,7 @@ mod common;
 
 use common::nbd::{self, Peer, go_data, option, request};
 use common::server::Server;
-use common::{MIB, eventually, noise, rounds, same};
+use common::{MIB, eventually, noise, rounds, same, settled};
 
 /// An honest client with a block of its own that it writes and reads back.
 struct Witness {
@@ -34,7 +34,7 @@ impl Witness {
 fn a_handshake_cut_at_every_byte() {
     let mut server = Server::start("ram:1M");
     let mut witness = Witness::new(&server);
-    let before = server.open_files();
+    let before = settled(|| server.open_files());
     let mut whole = nbd::CLIENT_FLAGS.to_be_bytes().to_vec();
     whole.extend(option(nbd::OPT_STRUCTURED_REPLY, &[]));
     whole.extend(option(nbd::OPT_LIST, &[]));
@@ -62,7 +62,7 @@ fn a_handshake_cut_at_every_byte() {
 fn requests_cut_at_every_byte() {
     let mut server = Server::start("ram:1M");
     let mut witness = Witness::new(&server);
-    let before = server.open_files();
+    let before = settled(|| server.open_files());
     let mark = noise(1024, 1);
     let mut whole = request(nbd::CMD_WRITE, 0, 1, 8192, 1024);
     whole.extend(&mark);
@@ -290,7 +290,7 @@ fn a_thousand_connections() {
     let server = Server::start("ram:64M");
     let mut witness = Witness::new(&server);
     witness.works();
-    let before = server.open_files();
+    let before = settled(|| server.open_files());
     let mut peers: Vec<Peer> =
         (0..1000).map(|n| Peer::connect(server.socket()).unwrap_or_else(|e| panic!("connection {n}: {e}")).0).collect();
     for (n, peer) in peers.iter_mut().enumerate() {

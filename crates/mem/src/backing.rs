@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use pageless_sys::file::{File, FileType, OpenOptions};
 use pageless_sys::lock::{self, Lock};
-use pageless_sys::mmap::{Mapping, Protection};
+use pageless_sys::mmap::{Mapping, Protection, Reserved};
 use pageless_sys::{Errno, memfd};
 
 #[cfg(feature = "pmem-io")]
@@ -243,6 +243,15 @@ impl Backing {
             }
             #[cfg(feature = "pmem-io")]
             Store::Foreign(_) => Ok(()), // its owner's, who learns that it is free
+        }
+    }
+
+    /// The addresses of a backing that was sealed whole.
+    pub(crate) fn bury(&self) -> Option<Reserved> {
+        match &self.store {
+            Store::Anonymous(mapping) | Store::File { mapping, .. } => mapping.bury(),
+            #[cfg(feature = "pmem-io")]
+            Store::Foreign(_) => None,
         }
     }
 

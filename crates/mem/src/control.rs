@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The control thread: gives back the memory of regions that were revoked, so that no queue's thread ever does.
 
-use std::sync::mpsc::{self, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use pageless_sys::mmap::Reserved;
+
 use crate::Error;
 use crate::region::Inner;
-use crate::sync::{Living, Published};
+use crate::sync::{Published, deadline_after};
 use crate::table::RegionTable;
 
 /// The way to the control thread, which is started when first needed and ends with the frame space.
@@ -17,19 +19,17 @@ pub(crate) struct Control {
     jobs: Mutex<Option<Sender<Job>>>,
 }
 
-/// Memory that nobody reaches any more.
+/// A region that nobody reaches any more.
 #[derive(Debug)]
-struct Job {
-    region: Arc<Inner>,
-    from: u64,
-}
+struct Job(Arc<Inner>);
 
-/// Addresses that stay taken until the readers of the revocation's time are gone.
+/// Addresses that stay taken until the readers of the revocation's time are gone. Neither pages nor a file are behind them.
 #[derive(Debug)]
 struct Grave {
     #[expect(dead_code, reason = "keeps the addresses taken")]
-    region: Arc<Inner>,
-    readers: Living,
+    addresses: Reserved,
+    /// How many readers were made by then.
+    readers: u64,
 }
 
 impl Control {
@@ -40,70 +40,73 @@ impl Control {
     /// Gives everything back, once.
     pub(crate) fn release(&self, region: &Arc<Inner>) -> Released {
         let released = region.released.clone();
-        if released.claim() {
-            self.seal(region, 0);
+        if !released.claim() {
+            return released;
         }
-        released
-    }
-
-    /// Gives back what lies from byte `from` on.
-    pub(crate) fn seal(&self, region: &Arc<Inner>, from: u64) {
-        let job = Job { region: Arc::clone(region), from };
+        let job = Job(Arc::clone(region));
         let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
         if jobs.is_none() {
             *jobs = self.start();
         }
-        // Without a thread (none to be had, or a model checker that knows only its own) this one does it.
         let left = match &*jobs {
             Some(sender) => sender.send(job).err().map(|unsent| unsent.0),
             None => Some(job),
         };
+        drop(jobs);
         if let Some(job) = left {
-            job.run();
+            // Without a thread (none to be had, or a model checker that knows only its own) this one does it, and the region
+            // keeps its addresses.
+            job.seal();
         }
+        released
     }
 
     fn start(&self) -> Option<Sender<Job>> {
         if cfg!(loom) {
             return None;
         }
-        let (sender, jobs) = mpsc::channel::<Job>();
+        let (sender, jobs) = mpsc::channel();
         let published = Arc::clone(&self.published);
-        let work = move || {
-            let mut graves: Vec<Grave> = Vec::new();
-            while let Some(job) = next(&jobs, !graves.is_empty()) {
-                graves.retain(|grave| grave.readers.any());
-                if let Some(job) = job {
-                    job.run();
-                    graves.push(Grave { region: job.region, readers: published.living() });
-                }
-            }
-        };
+        let work = move || work(&jobs, &published);
         std::thread::Builder::new().name("pageless-mem".to_owned()).spawn(work).ok()?;
         Some(sender)
     }
 }
 
-/// The next job, or nothing where there are graves to be looked after. `None`: the frame space is gone.
-fn next(jobs: &mpsc::Receiver<Job>, graves: bool) -> Option<Option<Job>> {
+/// Until the frame space and the last grave are gone.
+fn work(jobs: &Receiver<Job>, published: &Published<RegionTable>) {
     /// How often graves are looked after.
     const ROUND: Duration = Duration::from_secs(1);
-    if !graves {
-        return jobs.recv().ok().map(Some);
-    }
-    match jobs.recv_timeout(ROUND) {
-        Ok(job) => Some(Some(job)),
-        Err(mpsc::RecvTimeoutError::Timeout) => Some(None),
-        Err(mpsc::RecvTimeoutError::Disconnected) => None,
+    let mut graves: Vec<Grave> = Vec::new();
+    loop {
+        let job = match graves.is_empty() {
+            true => jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            false => jobs.recv_timeout(ROUND),
+        };
+        match job {
+            Ok(job) => graves.extend(job.bury(published)),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) if graves.is_empty() => return,
+            // Its readers outlive the frame space.
+            Err(RecvTimeoutError::Disconnected) => std::thread::sleep(ROUND),
+        }
+        let oldest = published.oldest_reader();
+        graves.retain(|grave| grave.readers > oldest);
     }
 }
 
 impl Job {
-    fn run(&self) {
-        let outcome = self.region.backing.seal(self.from);
-        if self.from == 0 {
-            self.region.released.tell(outcome);
-        }
+    fn seal(self) {
+        self.0.released.tell(self.0.backing.seal(0));
+    }
+
+    fn bury(self, published: &Published<RegionTable>) -> Option<Grave> {
+        let readers = published.readers_made();
+        let outcome = self.0.backing.seal(0);
+        // Before anybody is told: the region may be dropped then.
+        let addresses = if outcome.is_ok() { self.0.backing.bury() } else { None };
+        self.0.released.tell(outcome);
+        addresses.map(|addresses| Grave { addresses, readers })
     }
 }
 
@@ -129,7 +132,7 @@ impl Released {
     /// # Errors
     /// What the kernel refused: then some memory stays with the process, out of everybody's reach.
     pub fn wait(&self, patience: Duration) -> Result<bool, Error> {
-        let deadline = Instant::now() + patience;
+        let deadline = deadline_after(patience);
         let mut state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             if let Some(outcome) = state.outcome {

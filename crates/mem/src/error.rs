@@ -168,15 +168,18 @@ pub struct Holder {
     pub name: Option<String>,
     /// The bytes in flight, `[start, end)`, and what is done to them; `None` for the CPU's windows of an online section.
     pub in_flight: Option<(u64, u64, Access)>,
+    /// Whether the bytes are not in flight but being deallocated, or cut off.
+    pub changes: bool,
 }
 
 impl Holder {
     pub(crate) fn window(thread: u32) -> Holder {
-        Holder { thread, name: pageless_sys::cpu::thread_name(thread), in_flight: None }
+        Holder { thread, name: pageless_sys::cpu::thread_name(thread), in_flight: None, changes: false }
     }
 
     pub(crate) fn in_flight(held: &Held) -> Holder {
-        Holder { in_flight: Some((held.start, held.end, held.access)), ..Holder::window(held.thread) }
+        let in_flight = Some((held.start, held.end, held.access));
+        Holder { in_flight, changes: held.changes, ..Holder::window(held.thread) }
     }
 }
 
@@ -187,6 +190,7 @@ impl fmt::Display for Holder {
             write!(f, " ({name})")?;
         }
         match self.in_flight {
+            Some((start, end, _)) if self.changes => write!(f, " deallocates bytes {start}..{end}"),
             Some((start, end, access)) => {
                 let doing = if access == Access::Write { "writes" } else { "reads" };
                 write!(f, " {doing} bytes {start}..{end}")

@@ -21,6 +21,8 @@ pub(crate) struct Held {
     pub(crate) end: u64,
     pub(crate) access: Access,
     pub(crate) thread: u32,
+    /// Not in flight, but being deallocated.
+    pub(crate) changes: bool,
 }
 
 /// What of one region is in flight.
@@ -66,7 +68,7 @@ impl Run {
 
     fn held(&self) -> impl Iterator<Item = Held> + '_ {
         let Run { access, thread, .. } = *self;
-        self.ranges().map(move |(start, end)| Held { start, end, access, thread })
+        self.ranges().map(move |(start, end)| Held { start, end, access, thread, changes: false })
     }
 }
 
@@ -77,7 +79,7 @@ struct State {
     /// Ranges in `held`.
     ranges: u64,
     /// Ranges that are being deallocated.
-    closed: Vec<(u64, u64)>,
+    closed: Vec<Held>,
     /// Those who wait for `freed`.
     waiting: usize,
     /// Nothing comes back.
@@ -97,7 +99,7 @@ impl State {
     }
 
     fn is_closed(&self, start: u64, end: u64) -> bool {
-        self.closed.iter().any(|closed| closed.0 < end && start < closed.1)
+        self.closed.iter().any(|closed| closed.start < end && start < closed.end)
     }
 }
 
@@ -166,7 +168,8 @@ impl Holds {
         if end > self.end() {
             return Err(Vec::new());
         }
-        state.closed.push((start, end));
+        let thread = pageless_sys::cpu::thread_id();
+        state.closed.push(Held { start, end, access: Access::Write, thread, changes: true });
         Ok(Closed { holds: self, range: (start, end) })
     }
 
@@ -230,7 +233,8 @@ impl Holds {
             state = woken;
             state.waiting -= 1;
             if !in_time {
-                return Err(state.overlapping(start, end).collect());
+                let closed = state.closed.iter().copied().filter(|closed| closed.start < end && start < closed.end);
+                return Err(state.overlapping(start, end).chain(closed).collect());
             }
         }
     }
@@ -255,7 +259,7 @@ pub(crate) struct Closed<'h> {
 impl Drop for Closed<'_> {
     fn drop(&mut self) {
         let mut state = lock(&self.holds.state);
-        if let Some(at) = state.closed.iter().position(|closed| *closed == self.range) {
+        if let Some(at) = state.closed.iter().position(|closed| (closed.start, closed.end) == self.range) {
             state.closed.swap_remove(at);
         }
         self.holds.wake(&state);
@@ -269,7 +273,7 @@ mod tests {
     use super::*;
 
     fn held(start: u64, end: u64) -> Held {
-        Held { start, end, access: Access::Read, thread: 7 }
+        Held { start, end, access: Access::Read, thread: 7, changes: false }
     }
 
     fn one(start: u64, end: u64) -> Run {

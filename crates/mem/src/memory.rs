@@ -51,6 +51,9 @@ impl Publisher {
         let table = Arc::new(next(&newest)?);
         *newest = Arc::clone(&table);
         self.published.publish(table);
+        drop(newest);
+        // What goes with old tables may take long to unmap: others change the table meanwhile.
+        self.published.reclaim();
         Ok(())
     }
 

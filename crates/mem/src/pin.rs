@@ -64,9 +64,11 @@ pub(crate) fn pin(online: &Online<'_>, ranges: &[PhysRange], access: Access) -> 
 impl Inflight {
     fn enter(&mut self, same: Option<(&Arc<Inner>, Run)>) -> Result<(), Fault> {
         if let Some((region, run)) = same {
-            self.pins.push(Pin::new(region, run).ok_or(Fault::Gone)?);
+            let pin = Pin::new(region, run).ok_or(Fault::Gone)?;
+            // Before it counts among the pins: each of those is ended.
             #[cfg(feature = "pmem-io")]
             crate::device::begin(region, self.access)?;
+            self.pins.push(pin);
         }
         Ok(())
     }

@@ -60,10 +60,26 @@ fn verdict(tried: Option<Result<(), Errno>>, otherwise: &'static str) -> Verdict
 
 const HOLE: Verdict = Verdict::Untested("hole");
 
+impl Region {
+    /// Whether there is no page behind it: asked of the kernel each time, which searches all mappings of the process. For
+    /// reports; an I/O finds out by trying.
+    pub fn is_page_less(&self) -> bool {
+        says_pfnmap(&vm_flags(self))
+    }
+}
+
+fn vm_flags(region: &Region) -> String {
+    pagemap::vm_flags(region.inner().addr()).unwrap_or_default()
+}
+
+fn says_pfnmap(vm_flags: &str) -> bool {
+    vm_flags.split(' ').any(|flag| flag == "pf")
+}
+
 /// Tries everything on the first allocated frame of the region.
 pub fn probe(region: &Region, reader: &mut Reader) -> Report {
-    let vm_flags = pagemap::vm_flags(region.inner().addr()).unwrap_or_default();
-    let page_less = vm_flags.split(' ').any(|flag| flag == "pf");
+    let vm_flags = vm_flags(region);
+    let page_less = says_pfnmap(&vm_flags);
     let mut report = Report {
         class: if page_less { Class::PageLess } else { Class::Unknown },
         vm_flags,

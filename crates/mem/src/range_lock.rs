@@ -4,11 +4,11 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::Access;
 use crate::holds::Held;
-use crate::sync::{Condvar, Mutex, lock, wait_until};
+use crate::sync::{Condvar, Mutex, deadline_after, lock, wait_until};
 
 /// Serialises those who ask for it; an I/O that does not ask is not held up.
 ///
@@ -40,7 +40,8 @@ struct Asked {
 impl Asked {
     fn conflicts(&self, other: &Held) -> bool {
         let both_read = self.range.access == Access::Read && other.access == Access::Read;
-        !both_read && self.range.start < other.end && other.start < self.range.end
+        let some = self.range.start < self.range.end && other.start < other.end;
+        some && !both_read && self.range.start < other.end && other.start < self.range.end
     }
 }
 
@@ -80,8 +81,9 @@ impl RangeLock {
     /// # Errors
     /// [`Taken`] says who has it.
     pub fn lock(&self, offset: u64, len: u64, access: Access, patience: Duration) -> Result<RangeGuard, Taken> {
-        let deadline = Instant::now() + patience;
-        let range = Held { start: offset, end: offset.saturating_add(len), access, thread: this_thread() };
+        let deadline = deadline_after(patience);
+        let range =
+            Held { start: offset, end: offset.saturating_add(len), access, thread: this_thread(), changes: false };
         let mut state = lock(&self.0.state);
         let number = state.next;
         state.next += 1;
@@ -98,7 +100,7 @@ impl RangeLock {
                 let (range, granted) = (other.range, other.granted);
                 state.forget(number);
                 self.0.changed.notify_all();
-                let Held { start, end, access, thread } = range;
+                let Held { start, end, access, thread, .. } = range;
                 return Err(Taken { thread, range: (start, end), access, granted });
             }
             (state, in_time) = wait_until(&self.0.changed, state, deadline);
@@ -158,6 +160,7 @@ mod tests {
         let writer = ranges.lock(99, 1, Access::Write, NOW).unwrap();
         assert!(ranges.lock(0, u64::MAX, Access::Read, NOW).is_err());
         drop(ranges.lock(0, 99, Access::Write, NOW).unwrap());
+        drop(ranges.lock(99, 0, Access::Write, Duration::MAX).unwrap());
         drop(writer);
         assert_eq!(ranges.pending(), 0, "who gave up or let go leaves nothing");
     }

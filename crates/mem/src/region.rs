@@ -17,6 +17,7 @@ use crate::holds::Holds;
 use crate::memory::Publisher;
 use crate::persist::{Durability, FlushErrors, Flusher};
 use crate::pfn::{FRAME_SIZE, FrameRange, PhysRange};
+use crate::range_lock::RangeLock;
 use crate::revoke::Wait;
 use crate::{Access, Error, Fault};
 
@@ -65,7 +66,7 @@ pub(crate) struct Inner {
     /// What was handed to the kernel or a device and not yet reaped, and how much of the region there still is.
     pub(crate) holds: Holds,
     /// Held by who cuts the region short.
-    pub(crate) cutting: Mutex<()>,
+    pub(crate) cutting: RangeLock,
     /// Tells when the memory was given back.
     pub(crate) released: Released,
     /// Moves whenever something is deallocated: cached extents are then void.
@@ -83,7 +84,7 @@ impl Inner {
             caps: CapsCell::new(&backing),
             frames,
             holds: Holds::new(backing.len()),
-            cutting: Mutex::new(()),
+            cutting: RangeLock::new(),
             released: Released::default(),
             backing,
             flush_errors: FlushErrors::default(),

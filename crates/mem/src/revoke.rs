@@ -12,13 +12,15 @@
 //! A deadline that passes leaves the region `Gone` and says who holds it; a later call waits on. [`Region::cut`], on the
 //! other hand, happens whole or changes nothing.
 
-use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
+use crate::Access;
 use crate::control::Released;
 use crate::error::{Busy, Error, Holder};
 use crate::holds::Held;
+use crate::range_lock::RangeGuard;
 use crate::region::Region;
+use crate::sync::deadline_after;
 
 impl Region {
     /// Takes the memory back from everybody, waiting for windows and I/O in flight at most so long.
@@ -39,7 +41,7 @@ impl Region {
     }
 
     /// Takes back what lies from byte `at` on, and does `change` (shortens the file, say) at a moment when nobody can have it.
-    /// Frames that were cut off stay dead.
+    /// Frames that were cut off stay dead. `change` must not cut or extend the same region.
     ///
     /// # Errors
     /// [`Error::Busy`] when I/O on that part goes on past the deadline, or what `change` returned: then nothing was cut,
@@ -47,7 +49,7 @@ impl Region {
     pub fn cut<T>(&self, at: u64, patience: Duration, change: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
         let wait = Wait::new(self, patience);
         let region = self.inner();
-        let _one_at_a_time = region.cutting.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one_at_a_time = wait.alone()?;
         if at >= self.len() {
             return change();
         }
@@ -55,7 +57,13 @@ impl Region {
         self.publisher().refresh(region);
         match wait.for_windows().and_then(|()| change()) {
             Ok(value) => {
-                self.publisher().control().seal(region, at);
+                if at == 0 {
+                    self.publisher().control().release(region);
+                } else {
+                    // Here and now: who cuts a file short may well open it again at once. What the kernel refuses to give
+                    // back stays out of everybody's reach.
+                    let _ = region.backing.seal(at);
+                }
                 Ok(value)
             }
             Err(error) => {
@@ -92,7 +100,7 @@ impl Region {
     /// and nothing changed, where there are none: also when some of it was cut off before, since those stay dead.
     pub fn extend(&self, len: u64) -> bool {
         let region = self.inner();
-        let _one_at_a_time = region.cutting.lock().unwrap_or_else(PoisonError::into_inner);
+        let Ok(_one_at_a_time) = region.cutting.lock(0, u64::MAX, Access::Write, Duration::MAX) else { return false };
         let extended = len <= region.backing.reserved() && region.holds.extend(len);
         if extended {
             self.publisher().refresh(region);
@@ -126,7 +134,16 @@ pub(crate) struct Wait<'r> {
 
 impl Wait<'_> {
     pub(crate) fn new(region: &Region, patience: Duration) -> Wait<'_> {
-        Wait { region, patience, deadline: Instant::now() + patience }
+        Wait { region, patience, deadline: deadline_after(patience) }
+    }
+
+    /// Waits for others who cut the region, or open it further.
+    fn alone(&self) -> Result<RangeGuard, Error> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        self.region.inner().cutting.lock(0, u64::MAX, Access::Write, left).map_err(|taken| {
+            let holder = Holder::window(taken.thread);
+            self.busy(vec![Holder { in_flight: Some((0, self.region.len(), Access::Write)), changes: true, ..holder }])
+        })
     }
 
     /// Waits for the sections that began before the table changed.

@@ -15,7 +15,7 @@
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Deref;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 #[cfg(loom)]
@@ -41,22 +41,21 @@ struct Slot {
     count: AtomicU64,
     /// The thread that made the reader, and so reads.
     thread: u32,
+    /// How many were made before.
+    born: u64,
 }
 
-/// Shows whether the readers of a moment still live.
-#[derive(Debug)]
-pub(crate) struct Living(Vec<Weak<Slot>>);
-
-impl Living {
-    pub(crate) fn any(&self) -> bool {
-        self.0.iter().any(|slot| slot.strong_count() > 0)
-    }
+#[derive(Debug, Default)]
+struct Slots {
+    /// In the order of birth.
+    living: Vec<Arc<Slot>>,
+    born: u64,
 }
 
 /// A value that one side replaces while others read it.
 pub struct Published<T> {
     current: AtomicPtr<T>,
-    slots: Mutex<Vec<Arc<Slot>>>,
+    slots: Mutex<Slots>,
     retired: Mutex<Vec<(Grace, Arc<T>)>>,
     asymmetric: bool,
 }
@@ -99,7 +98,7 @@ impl<T> Published<T> {
     pub fn new(value: Arc<T>) -> Published<T> {
         Published {
             current: AtomicPtr::new(Arc::into_raw(value).cast_mut()),
-            slots: Mutex::new(Vec::new()),
+            slots: Mutex::new(Slots::default()),
             retired: Mutex::new(Vec::new()),
             asymmetric: !cfg!(loom) && pageless_sys::cpu::register_heavy_barrier().is_ok(),
         }
@@ -107,12 +106,16 @@ impl<T> Published<T> {
 
     /// A new reader.
     pub fn reader(self: &Arc<Self>) -> Reader<T> {
-        let slot = Arc::new(Slot { count: AtomicU64::new(0), thread: pageless_sys::cpu::thread_id() });
-        lock(&self.slots).push(Arc::clone(&slot));
+        let mut slots = lock(&self.slots);
+        let slot = Slot { count: AtomicU64::new(0), thread: pageless_sys::cpu::thread_id(), born: slots.born };
+        let slot = Arc::new(slot);
+        slots.born += 1;
+        slots.living.push(Arc::clone(&slot));
+        drop(slots);
         Reader { shared: Arc::clone(self), slot }
     }
 
-    /// Replaces the value. The old one is dropped after its grace period, at this or a later call.
+    /// Replaces the value. The old one is dropped after its grace period, by a later [`reclaim`](Published::reclaim).
     /// Callers serialise their own read-modify-publish sequences.
     pub fn publish(&self, value: Arc<T>) {
         let old = self.current.swap(Arc::into_raw(value).cast_mut(), Ordering::AcqRel);
@@ -120,20 +123,25 @@ impl<T> Published<T> {
         let old = unsafe { Arc::from_raw(old.cast_const()) };
         let grace = self.grace();
         lock(&self.retired).push((grace, old));
-        self.reclaim();
     }
 
     /// Who is online now. When it has passed, every reader has seen what was published before this call.
     pub fn grace(&self) -> Grace {
         let unknown = !self.heavy_barrier();
         let slots = lock(&self.slots);
-        let online = slots.iter().map(|slot| (Arc::clone(slot), slot.count.load(Ordering::Acquire)));
+        let online = slots.living.iter().map(|slot| (Arc::clone(slot), slot.count.load(Ordering::Acquire)));
         Grace { online: online.filter(|(_, seen)| seen % 2 == 1).collect(), unknown }
     }
 
-    /// The readers that there are now.
-    pub(crate) fn living(&self) -> Living {
-        Living(lock(&self.slots).iter().map(Arc::downgrade).collect())
+    /// How many readers were made so far.
+    pub(crate) fn readers_made(&self) -> u64 {
+        lock(&self.slots).born
+    }
+
+    /// How many readers were made before the oldest that lives.
+    pub(crate) fn oldest_reader(&self) -> u64 {
+        let slots = lock(&self.slots);
+        slots.living.first().map_or(slots.born, |oldest| oldest.born)
     }
 
     /// Drops the replaced values that nobody holds any more; returns how many are still held.
@@ -219,7 +227,7 @@ impl<T> Drop for Reader<T> {
         // A guard that was leaked left the slot odd; nothing borrows from it any more once the reader itself goes.
         let seen = self.slot.count.load(Ordering::Relaxed);
         self.slot.count.store(seen + 1 + (seen + 1) % 2, Ordering::Release);
-        lock(&self.shared.slots).retain(|slot| !Arc::ptr_eq(slot, &self.slot));
+        lock(&self.shared.slots).living.retain(|slot| !Arc::ptr_eq(slot, &self.slot));
     }
 }
 
@@ -267,6 +275,13 @@ impl<T: fmt::Debug> fmt::Debug for Guard<'_, T> {
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// That long from now; for more than can be told, in a very long time.
+pub(crate) fn deadline_after(patience: Duration) -> Instant {
+    const LONG: Duration = Duration::from_secs(1 << 30);
+    let now = Instant::now();
+    now.checked_add(patience).unwrap_or(now + LONG)
 }
 
 /// Sleeps until somebody signals or the deadline; false when there is no time left.

@@ -106,7 +106,8 @@ pub struct RegionTable {
 impl RegionTable {
     /// A table with one more region.
     pub(crate) fn with(&self, region: Arc<Inner>) -> Result<RegionTable, Error> {
-        let (addr, end) = (region.addr(), region.addr() + usize::try_from(region.len()).unwrap_or(usize::MAX));
+        let len = region.len();
+        let (addr, end) = (region.addr(), region.addr() + usize::try_from(len).unwrap_or(usize::MAX));
         if let Some(other) = end.checked_sub(1).and_then(|last| self.by_addr.at_or_below(last)) {
             let other = &self.entries[other as usize];
             let other_end = other.addr + usize::try_from(other.len).unwrap_or(usize::MAX);
@@ -114,13 +115,13 @@ impl RegionTable {
                 return Err(Error::Overlap { addr, end, other: other.addr, other_end });
             }
         }
-        Ok(RegionTable::of(insert(self.entries.clone(), region)))
+        Ok(RegionTable::of(insert(self.entries.clone(), region, len)))
     }
 
     /// A table with what there is of this region now.
     pub(crate) fn refreshed(&self, region: &Arc<Inner>) -> RegionTable {
-        let others = self.others(region);
-        RegionTable::of(if region.len() == 0 { others } else { insert(others, Arc::clone(region)) })
+        let (others, len) = (self.others(region), region.len());
+        RegionTable::of(if len == 0 { others } else { insert(others, Arc::clone(region), len) })
     }
 
     /// A table without this region.
@@ -204,14 +205,14 @@ impl RegionTable {
     }
 }
 
-fn insert(mut entries: Vec<Entry>, region: Arc<Inner>) -> Vec<Entry> {
+fn insert(mut entries: Vec<Entry>, region: Arc<Inner>, len: u64) -> Vec<Entry> {
     let entry = Entry {
         start: region.frames.start().number() * FRAME_SIZE,
-        len: region.len(),
+        len,
         #[cfg(feature = "pmem-io")]
-        plain: if region.backing.device().is_some() { 0 } else { region.len() },
+        plain: if region.backing.device().is_some() { 0 } else { len },
         #[cfg(not(feature = "pmem-io"))]
-        plain: region.len(),
+        plain: len,
         addr: region.addr(),
         writable: region.backing.writable(),
         region,

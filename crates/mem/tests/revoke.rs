@@ -210,3 +210,100 @@ fn regions_are_revoked_under_load() {
     println!("{} copies, {} Gone", copies.into_inner(), gone.into_inner());
     assert_eq!(memory.regions(), 0);
 }
+
+/// What a file's cuts and a region's revocation leave behind while a reader lives: addresses, and no more.
+#[test]
+fn revocations_leave_no_descriptor_behind_and_addresses_go_with_the_reader() {
+    let descriptors = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let mapped = |addr: u64| {
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        maps.lines().any(|line| {
+            let (start, end) = line.split_once(' ').unwrap().0.split_once('-').unwrap();
+            (u64::from_str_radix(start, 16).unwrap()..u64::from_str_radix(end, 16).unwrap()).contains(&addr)
+        })
+    };
+    let memory = Memory::new().unwrap();
+    let mut reader = memory.reader();
+    let before = descriptors();
+    for _ in 0..200 {
+        let region = memory.register(Backing::memfd(1 << 20).unwrap()).unwrap();
+        region.cut(4096, LONG, || Ok(())).unwrap();
+        assert!(region.revoke(LONG).unwrap().wait(LONG).unwrap());
+    }
+    // Other tests of this process have a few of their own.
+    assert!(descriptors() < before + 100, "{before} descriptors, then {}", descriptors());
+
+    let region = memory.register(Backing::memfd(1 << 20).unwrap()).unwrap();
+    let range = region.range(0, 4096).unwrap();
+    let addr = address(&region);
+    let released = region.revoke(LONG).unwrap();
+    assert!(released.wait(LONG).unwrap());
+    drop((region, memory));
+    std::thread::sleep(Duration::from_millis(1500));
+    assert!(mapped(addr), "a reader of that time lives");
+    assert_eq!(reader.online().kmap(range, Access::Read).map(drop), Err(Fault::Gone));
+    drop(reader);
+    let start = Instant::now();
+    while mapped(addr) && start.elapsed() < LONG {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(!mapped(addr));
+}
+
+/// Where a region is mapped, which only the kernel tells.
+fn address(region: &Region) -> u64 {
+    let memfd = |line: &&str| line.contains("memfd") && line.contains("rw-s");
+    let size = |line: &str| {
+        let (start, end) = line.split_once(' ')?.0.split_once('-')?;
+        let (start, end) = (u64::from_str_radix(start, 16).ok()?, u64::from_str_radix(end, 16).ok()?);
+        (end - start == region.len()).then_some(start)
+    };
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    maps.lines().filter(memfd).find_map(size).unwrap()
+}
+
+#[test]
+fn a_patience_without_end_is_one() {
+    let memory = Memory::new().unwrap();
+    let region = memory.register(Backing::memfd(8192).unwrap()).unwrap();
+    region.punch_within(0, 4096, Duration::MAX).unwrap();
+    region.cut(4096, Duration::MAX, || Ok(())).unwrap();
+    assert!(region.revoke(Duration::MAX).unwrap().wait(Duration::MAX).unwrap());
+}
+
+#[test]
+fn who_cuts_or_deallocates_is_named_too_and_a_deadline_is_kept() {
+    let memory = Memory::new().unwrap();
+    let region = memory.register(Backing::memfd(16 * FRAME_SIZE).unwrap()).unwrap();
+    let (entered, end) = (std::sync::Barrier::new(2), std::sync::Barrier::new(2));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            region
+                .while_idle(0, 4096, LONG, || {
+                    entered.wait();
+                    end.wait();
+                    Ok(())
+                })
+                .unwrap();
+        });
+        entered.wait();
+        let error = region.punch_within(0, 8192, Duration::from_millis(2)).unwrap_err();
+        assert!(error.to_string().contains(" deallocates bytes 0..4096"), "{error}");
+        end.wait();
+        scope.spawn(|| {
+            region
+                .cut(8 * FRAME_SIZE, LONG, || {
+                    entered.wait();
+                    end.wait();
+                    Ok(())
+                })
+                .unwrap();
+        });
+        entered.wait();
+        let start = Instant::now();
+        let error = region.cut(12 * FRAME_SIZE, Duration::from_millis(2), || Ok(())).unwrap_err();
+        assert!(matches!(error, Error::Busy(_)), "{error}");
+        assert!(start.elapsed() < LONG);
+        end.wait();
+    });
+}

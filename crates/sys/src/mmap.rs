@@ -3,6 +3,7 @@
 
 use std::os::fd::BorrowedFd;
 use std::ptr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::mm::{Advice, MapFlags, MsyncFlags, ProtFlags};
@@ -17,6 +18,21 @@ const HUGE: usize = 2 << 20;
 pub struct Mapping {
     addr: usize,
     len: usize,
+    /// Its addresses are somebody else's to give back.
+    buried: AtomicBool,
+}
+
+/// Addresses that stay taken, with nothing behind them, until this is dropped.
+#[derive(Debug)]
+pub struct Reserved {
+    addr: usize,
+    len: usize,
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        unmap(self.addr, self.len);
+    }
 }
 
 /// What the CPU may do with a mapping.
@@ -54,7 +70,7 @@ impl Mapping {
         let addr = if slack == 0 { start } else { start.next_multiple_of(HUGE) };
         unmap(start, addr - start);
         unmap(addr + len, start + total - (addr + len));
-        Ok(Mapping { addr, len })
+        Ok(Mapping { addr, len, buried: AtomicBool::new(false) })
     }
 
     /// A shared mapping of `fd` at `offset`.
@@ -79,7 +95,7 @@ impl Mapping {
         // SAFETY: a null hint lets the kernel choose addresses nobody uses; nothing existing is replaced.
         let addr = unsafe { rustix::mm::mmap(ptr::null_mut(), len, protection.flags(), flags, fd, offset) }
             .named("mmap")? as usize;
-        Ok(Mapping { addr, len })
+        Ok(Mapping { addr, len, buried: AtomicBool::new(false) })
     }
 
     /// The first address.
@@ -118,6 +134,13 @@ impl Mapping {
         let (start, len) = self.pages("msync", offset, len)?;
         // SAFETY: the range lies in this mapping; msync changes no byte of it.
         unsafe { rustix::mm::msync(start as *mut _, len, MsyncFlags::SYNC) }.named("msync")
+    }
+
+    /// Parts the addresses from this mapping, which was [sealed](Mapping::seal) whole: they can stay taken for longer than it
+    /// lives. `None` when that was done before.
+    pub fn bury(&self) -> Option<Reserved> {
+        let first = !self.buried.swap(true, Ordering::AcqRel);
+        first.then_some(Reserved { addr: self.addr, len: self.len })
     }
 
     /// Gives up the memory from byte `from` on, widened inwards to whole pages: its addresses stay taken, and trap
@@ -169,7 +192,9 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        unmap(self.addr, self.len);
+        if !*self.buried.get_mut() {
+            unmap(self.addr, self.len);
+        }
     }
 }
 

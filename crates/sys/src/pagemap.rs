@@ -114,13 +114,15 @@ fn mapping_line(line: &str) -> Option<(usize, usize, bool)> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use super::*;
     use crate::mmap::Mapping;
 
     #[test]
     fn untouched_pages_are_holes() {
         let Ok(pagemap) = Pagemap::open() else {
-            println!("skipped: kernel lacks PAGEMAP_SCAN (6.7)");
+            let _ = writeln!(std::io::stderr(), "skipped: kernel lacks PAGEMAP_SCAN (guest/units covers it)");
             return;
         };
         let mapping = Mapping::anonymous(64 << 10).unwrap();

@@ -10,12 +10,13 @@
 use indicatif::ProgressBar;
 use pageless::block::{Bio, Completion, DirectAccess, Route, Sector, Status};
 use pageless::mem::{PhysRange, Region};
+use pageless::open::Opened;
 use pageless::sys::signal::{SignalFd, Termination};
 
 use super::lane::{Lane, Sleeper};
 use super::plan::{Piece, Plan};
 use super::{CopyError, Job};
-use crate::report::{Leg, Tally};
+use crate::report::{Buffer, Leg, Tally};
 
 /// How a transfer ended.
 #[derive(Debug)]
@@ -181,7 +182,7 @@ impl<'j> Transfer<'j> {
             return Err(self.job.failed(true, offset + completion.done, completion.status));
         }
         let Job { src, dst, .. } = self.job;
-        let memory = if self.way == Way::IntoFrames { &dst.name } else { "the memory in between" };
+        let memory = if self.way == Way::IntoFrames { buffer(dst) } else { IN_BETWEEN };
         self.result.tally.explain(Leg::Read, completion.route, &src.name, memory);
         if self.way == Way::Staged {
             self.slots[slot] = Some(Slot { route: completion.route, ..held });
@@ -202,7 +203,7 @@ impl<'j> Transfer<'j> {
         }
         let route = if held.piece.hole { Route::None } else { held.route.worst(completion.route) };
         if !held.piece.hole {
-            let memory = if self.way == Way::OutOfFrames { &self.job.src.name } else { "the memory in between" };
+            let memory = if self.way == Way::OutOfFrames { buffer(self.job.src) } else { IN_BETWEEN };
             self.result.tally.explain(Leg::Write, completion.route, &self.job.dst.name, memory);
         }
         self.finish(slot, held.piece, route);
@@ -221,6 +222,13 @@ impl<'j> Transfer<'j> {
         self.slots[slot] = None;
         self.free.push(slot);
     }
+}
+
+/// Pages of our own, between two devices.
+const IN_BETWEEN: Buffer<'_> = Buffer { name: "the memory in between", region: None };
+
+fn buffer(side: &Opened) -> Buffer<'_> {
+    Buffer { name: &side.name, region: side.region.as_ref() }
 }
 
 /// Pieces start and end at whole frames, or with a device that has whole sectors.

@@ -110,6 +110,20 @@ pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> 
     }
 }
 
+/// What `look` says once it has said the same for a while.
+pub(crate) fn settled<T: PartialEq>(mut look: impl FnMut() -> T) -> T {
+    let mut last = look();
+    for _ in 0..100 {
+        std::thread::sleep(Duration::from_millis(200));
+        let now = look();
+        if now == last {
+            break;
+        }
+        last = now;
+    }
+    last
+}
+
 /// A folder of one test, removed with everything in it when the test ends.
 #[derive(Debug)]
 pub(crate) struct Scratch(PathBuf);

@@ -101,10 +101,7 @@ impl LoopDevice {
     pub(crate) fn over(image: &str) -> Option<LoopDevice> {
         let out = run("losetup", &["--find", "--show", "--direct-io=on", image]);
         if !out.status.success() {
-            note(&format!(
-                "skipped: this machine lacks loop devices ({}); guest/ covers block devices",
-                said(&out).trim()
-            ));
+            note(&format!("skipped: kernel lacks loop devices (guest/run-fio covers it): {}", said(&out).trim()));
             return None;
         }
         Some(LoopDevice(String::from_utf8_lossy(&out.stdout).trim().to_owned()))

@@ -190,7 +190,12 @@ impl Shared {
     ) -> Result<RangeGuard, DaxError> {
         self.ranges.lock(offset, len, access, patience).map_err(|taken| {
             let Taken { thread, range: (start, end), access, .. } = taken;
-            let holder = Holder { thread, name: cpu::thread_name(thread), in_flight: Some((start, end, access)) };
+            let holder = Holder {
+                thread,
+                name: cpu::thread_name(thread),
+                in_flight: Some((start, end, access)),
+                changes: false,
+            };
             let what = self.path.display().to_string();
             DaxError::Busy(Box::new(Busy { what, patience, holders: vec![holder] }))
         })

@@ -6,6 +6,7 @@ use pageless_block::{Bio, BlockDevice, Completion, Queue, ScatterList};
 use pageless_mem::{Access, Backing, Memory, Region};
 use pageless_sys::epoll::{Epoll, Interest};
 use pageless_testkit::regions::TempPath;
+use pageless_testkit::require;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -116,13 +117,7 @@ impl Rig {
 
 /// Memory that the kernel does not pin, if this machine has it.
 pub(super) fn secret(memory: &Memory, len: u64) -> Option<Region> {
-    match Backing::secret(len) {
-        Ok(backing) => Some(memory.register(backing).unwrap()),
-        Err(error) => {
-            eprintln!("skipped: needs memfd_secret ({error})");
-            None
-        }
-    }
+    require::kernel("memfd_secret", "guest/secret", Backing::secret(len)).map(|made| memory.register(made).unwrap())
 }
 
 /// Whether the scratch directory does direct I/O; says so if not.

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+# The devices a test may name in its header, as arguments of QEMU and of the kernel.
+# Their images are made anew for each run, sparse, in the run's own folder.
+
+# Adds to the arrays `qemu_args` and `kernel_args`.
+add_device() { # name[=size] folder
+    local name=${1%%=*} size image
+    image=$2/$name.img
+    size=${1#"$name"}
+    size=${size#=}
+    case $name in
+        # Memory of the host behind BAR 2 of a PCI function, behind a port that can be unplugged.
+        ivshmem)
+            truncate -s "${size:-16M}" "$image"
+            qemu_args+=(-object "memory-backend-file,id=ivshmem-memory,share=on,mem-path=$image,size=${size:-16M}"
+                -device pcie-root-port,id=port-ivshmem,chassis=1,slot=1
+                -device ivshmem-plain,memdev=ivshmem-memory,id=ivshmem,bus=port-ivshmem) ;;
+        # Persistent memory with labels: /dev/pmem0, to be made a namespace of with ndctl. The label area comes on top of
+        # a size that is a multiple of 2 MiB, or the next module is misaligned.
+        nvdimm)
+            truncate -s $((512 * 1024 + 128))K "$image"
+            qemu_args+=(-object "memory-backend-file,id=nvdimm-memory,share=on,mem-path=$image,size=$((512 * 1024 + 128))K,align=2M"
+                -device nvdimm,id=nvdimm,memdev=nvdimm-memory,label-size=128K) ;;
+        nvme)
+            truncate -s 64M "$image"
+            qemu_args+=(-drive "if=none,id=nvme-drive,file=$image,format=raw"
+                -device pcie-root-port,id=port-nvme,chassis=2,slot=2
+                -device nvme,drive=nvme-drive,serial=guest,id=nvme,bus=port-nvme) ;;
+        # Must stand before the devices it is to translate for; `run` sees to that.
+        intel-iommu)
+            qemu_args=(-device intel-iommu,intremap=on,caching-mode=on "${qemu_args[@]}")
+            kernel_args+=(intel_iommu=on) ;;
+        *) die "no device is called $1: see guest/host/devices.sh" ;;
+    esac
+}

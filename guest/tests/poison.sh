@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+#: about    persistent memory and ordinary memory that go bad under a copy and a served disk: media error, and the rest lives
+#: devices  nvdimm
+#: built    physical hwpoison
+#: programs nbdcopy qemu-io strace
+#: kernels  6.12 7.3
+
+fsdax ext4
+random_file data 16
+check "a file on persistent memory" pageless copy file:data pmem:/mnt/dax/disk,size=16M --verify
+
+# The 4 KiB at 8 MiB + 4 KiB of the file go bad, as they would after an uncorrectable error that the firmware reported.
+bad=$((8 * 1024 * 1024 + 4096))
+sector=$(($(physical /mnt/dax/disk $bad) / 512))
+umount /mnt/dax
+echo "$sector 8" >"/sys/block/$namespace/badblocks"
+check_says "the kernel knows of the bad block" "^$sector 8" cat "/sys/block/$namespace/badblocks"
+check "mount it again" mount -t ext4 -o dax=always "/dev/$namespace" /mnt/dax
+expect_fail "the kernel itself cannot read it" "Input/output error" dd if=/mnt/dax/disk of=/dev/null bs=4096 skip=$((bad / 4096)) count=1
+
+spec=pmem:/mnt/dax/disk
+expect_fail "a copy by the CPU ends at that very byte" "at byte $bad: media error" pageless copy $spec ram:16M
+expect_fail "a direct one at the first transfer that has it" "at byte $bad: media error" pageless copy $spec file:out,size=16M --block 4K
+serve $spec
+check "what lies before it is read" qemu-io -f raw "$uri" -c "read 0 $bad"
+check "what lies behind it is read" qemu-io -f raw "$uri" -c "read $((bad + 4096)) 4M"
+expect_fail "the bad block is an I/O error" "Input/output error" qemu-io -f raw "$uri" -c "read $bad 4096"
+expect_fail "so is a read across it" "Input/output error" qemu-io -f raw "$uri" -c "read $((bad - 4096)) 12k"
+check "a write beside it is taken" qemu-io -f raw "$uri" -c "write -P 0x5a $((bad - 4096)) 4096" -c "read -P 0x5a $((bad - 4096)) 4096"
+expect_fail "nbdcopy is told" "Input/output error" nbdcopy "$uri" copied
+check "the server goes on" qemu-io -f raw "$uri" -c "read 0 4M" -c flush
+stop_serving
+
+# Memory that goes bad while it is served, in a file on tmpfs: whoever touches it next gets a signal.
+strace -f -qq -e trace=none -e signal=SIGBUS -o signals pageless serve pmem:/dev/shm/disk,size=16M --nbd unix:/tmp/shm.sock >/tmp/serve.log 2>&1 &
+tracer=$!
+uri='nbd+unix:///?socket=/tmp/shm.sock'
+check "tmpfs: the server is ready" await grep -q '^ready' /tmp/serve.log
+server=$(pidof pageless)
+check "tmpfs: every page is there" qemu-io -f raw "$uri" -c "write -P 0x5a 0 16M" -c "read -P 0x5a 0 16M"
+check "tmpfs: a page goes bad" hwpoison /dev/shm/disk $bad
+check "tmpfs: what lies before it is read" qemu-io -f raw "$uri" -c "read -P 0x5a 0 $bad"
+check "tmpfs: what lies behind it is read" qemu-io -f raw "$uri" -c "read -P 0x5a $((bad + 4096)) 4M"
+expect_fail "tmpfs: the bad page is an I/O error" "Input/output error" qemu-io -f raw "$uri" -c "read $bad 4096"
+expect_fail "tmpfs: so is a read across it" "Input/output error" qemu-io -f raw "$uri" -c "read $((bad - 4096)) 12k"
+check_says "tmpfs: it was a SIGBUS for memory that failed" "SIGBUS.*BUS_MCEERR_AR" cat signals
+check "tmpfs: the server lives" kill -0 "$server"
+check "tmpfs: a write beside it is taken" qemu-io -f raw "$uri" -c "write -P 0xa5 $((bad + 4096)) 4096" -c "read -P 0xa5 $((bad + 4096)) 4096"
+kill -INT "$server"
+check "tmpfs: the server ends well" wait $tracer
+expect_fail "tmpfs: a copy ends at that very byte" "at byte $bad: media error" pageless copy pmem:/dev/shm/disk ram:16M
