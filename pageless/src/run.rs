@@ -9,7 +9,7 @@ use std::ffi::OsString;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Command, ExitCode, ExitStatus};
 
-use pageless::sys::process::{self, Relay, Woken};
+use pageless::sys::process::{self, Inherited, Relay, Woken};
 
 use crate::cli::RunArgs;
 use crate::failure::Failure;
@@ -44,6 +44,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     }
     let mut command = Command::new(&program.path);
     command.arg0(name).args(rest).env("LD_PRELOAD", preload);
+    Inherited::now()?.pass_on(&mut command);
     if args.stats || args.json {
         counted(command, &program, Counters::new(&folder)?, args.json)
     } else {
@@ -56,24 +57,28 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
 fn counted(mut command: Command, program: &Program, counters: Counters, json: bool) -> Result<ExitCode, Failure> {
     command.env(counters::VARIABLE, counters.path());
     let relay = Relay::new()?;
-    relay.spare(&mut command);
     let mut child = command.spawn().map_err(|error| RunError::CannotRun { path: program.path.clone(), error })?;
     let status = loop {
         // Asked first: the child may have ended before its signal was ours to read.
         if let Some(status) = child.try_wait().map_err(|error| RunError::Wait { error })? {
             break status;
         }
-        if let Woken::Sent(signal) = relay.wait()? {
-            // It may end at any time.
-            let _ = process::send(child.id(), signal);
+        match relay.wait()? {
+            // What the program or its children send is meant for the group, which they are in, or for others than themselves.
+            Woken::Sent { by, .. } if process::is_or_descends_from(by, child.id()) => {}
+            Woken::Sent { signal, .. } => {
+                // It may end at any time.
+                let _ = process::send(child.id(), signal);
+            }
+            Woken::Child | Woken::Group => {}
         }
     };
-    let report = counters.read()?;
-    if json {
-        output::aside(&format!("{}\n", serde_json::to_string(&report).map_err(|e| Failure::Output(e.into()))?));
-    } else {
-        output::aside(&report.to_string());
-    }
+    let said = counters.read().map_err(|error| error.to_string()).and_then(|report| {
+        let line = || serde_json::to_string(&report).map(|line| line + "\n").map_err(|error| error.to_string());
+        if json { line() } else { Ok(report.to_string()) }
+    });
+    // However the counting went, the program ended as it did.
+    output::aside(&said.unwrap_or_else(|why| format!("pageless: {why}\n")));
     drop(counters);
     Ok(end_as(status))
 }

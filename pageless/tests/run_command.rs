@@ -86,6 +86,63 @@ fn signals_reach_the_program() {
     }
 }
 
+/// What the program inherits is what we were given, and what we need for ourselves does not show: SIGPIPE, SIGCHLD, the
+/// mask; and its status is kept when it removes the file that is counted in.
+#[test]
+fn signals_are_treated_as_before() {
+    const SHOW: &str = "grep -E '^Sig(Blk|Ign)' /proc/self/status";
+    if !have(&["python3"]) {
+        return;
+    }
+    let runtime = Scratch::short();
+    let folder = runtime.path("");
+    let changes = |what: &str, rest: &str| {
+        let script = format!(
+            "import os, signal, sys\n{what}\nos.environ['XDG_RUNTIME_DIR'] = {folder:?}\nos.execvp(sys.argv[1], sys.argv[1:])"
+        );
+        let mut command = Command::new("python3");
+        command.args(["-c", &script]).args(rest.split('|').filter(|word| !word.is_empty()));
+        command.stdin(Stdio::null()).output().expect("it starts")
+    };
+    for what in [
+        "signal.signal(signal.SIGPIPE, signal.SIG_DFL)",
+        "signal.signal(signal.SIGPIPE, signal.SIG_IGN)",
+        "signal.signal(signal.SIGPIPE, signal.SIG_DFL); signal.signal(signal.SIGCHLD, signal.SIG_IGN)",
+        "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1, signal.SIGTERM])",
+    ] {
+        let alone = changes(what, &format!("sh|-c|{SHOW}").replace("(Blk|Ign)", "[BI]"));
+        assert!(alone.status.success(), "{what}: {}", said(&alone));
+        for stats in ["", "--stats|"] {
+            let ours = changes(what, &format!("{PAGELESS}|run|{stats}--|sh|-c|{SHOW}").replace("(Blk|Ign)", "[BI]"));
+            assert!(ours.status.success(), "{what} {stats}: {}", said(&ours));
+            assert_eq!(ours.stdout, alone.stdout, "{what} {stats}");
+        }
+    }
+    let out =
+        changes("signal.signal(signal.SIGCHLD, signal.SIG_IGN)", &format!("{PAGELESS}|run|--json|--|sh|-c|exit 9"));
+    assert_eq!(out.status.code(), Some(9), "{}", said(&out));
+    let out = pageless_run(&runtime, &["--json", "--", "sh", "-c", "rm -f $PAGELESS_RUN_COUNTERS; exit 8"]);
+    assert_eq!(out.status.code(), Some(8), "{}", said(&out));
+    assert_eq!(report(&String::from_utf8_lossy(&out.stderr))["programs"].as_u64(), Some(2), "{}", said(&out));
+}
+
+/// What the program sends to its group reaches it once.
+#[test]
+fn signals_of_the_programs_own_are_not_sent_again() {
+    if !have(&["setsid"]) {
+        return;
+    }
+    let runtime = Scratch::short();
+    let script = "n=0; trap 'n=$((n + 1))' USR1; (sleep 0.2; kill -USR1 0) & kill -USR1 0; sleep 0.5; wait; sleep 0.5; echo got $n";
+    let out = Command::new("setsid")
+        .args(["--wait", PAGELESS, "run", "--stats", "--", "sh", "-c", script])
+        .env("XDG_RUNTIME_DIR", runtime.path(""))
+        .stdin(Stdio::null())
+        .output()
+        .expect("it starts");
+    assert!(said(&out).contains("got 2"), "{}", said(&out));
+}
+
 #[test]
 fn what_cannot_be_run_has_the_codes_of_a_shell() {
     let runtime = Scratch::short();
@@ -174,11 +231,18 @@ fn it_says_what_it_cannot_cover() {
     };
     let plain = build("plain", &[]);
     assert!(!note(&[&plain]).contains("note:"), "{}", note(&[&plain]));
+    // In units of 512 bytes.
+    let limited = format!("ulimit -f 100; exec env XDG_RUNTIME_DIR={} {PAGELESS} run -- true", runtime.path(""));
+    assert!(said(&common::run("sh", &["-c", &limited])).contains("limited to 51200 bytes"), "a small ulimit -f");
     let fixed = build("static", &["-static"]);
     let text = note(&[&fixed]);
     assert!(text.contains("is statically linked") && text.contains("was not loaded"), "{text}");
     assert!(note(&[&build("static-pie", &["-static-pie"])]).contains("is statically linked"));
     // A section is what tells Go's programs.
+    let asan = scratch.path("libasan.so.8");
+    ok("gcc", &["-shared", "-o", &asan, "-Wl,-soname,libasan.so.8", &source]);
+    let rpath = format!("-Wl,-rpath,{}", scratch.path(""));
+    assert!(note(&[&build("asan", &["-Wl,--no-as-needed", &asan, &rpath])]).contains("verify_asan_link_order=0"));
     let section = scratch.file("go.s", b".section .go.buildinfo,\"a\"\n.byte 0\n");
     assert!(note(&[&build("go", &[&section])]).contains("is a Go program"));
     let uring = scratch.path("liburing.so.2");

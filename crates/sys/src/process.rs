@@ -5,17 +5,91 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::Error;
 use crate::error::check;
+
+/// Whether `SIGPIPE` was ignored when this process began: the runtime of the language ignores it before `main`, and gives
+/// children the default.
+static IGNORED_PIPE: AtomicBool = AtomicBool::new(false);
+
+#[used]
+#[unsafe(link_section = ".init_array")]
+static AT_START: extern "C" fn() = at_start;
+
+extern "C" fn at_start() {
+    IGNORED_PIPE.store(is_ignored(libc::SIGPIPE), Ordering::Relaxed);
+}
+
+fn is_ignored(signal: i32) -> bool {
+    // SAFETY: plain data.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: only asks; `action` is live.
+    let asked = unsafe { libc::sigaction(signal, std::ptr::null(), &raw mut action) };
+    asked == 0 && action.sa_sigaction == libc::SIG_IGN
+}
+
+/// What a program inherits of the way signals are treated, as this process was given it.
+#[derive(Copy, Clone)]
+pub struct Inherited {
+    mask: libc::sigset_t,
+    ignores_pipe: bool,
+    ignores_child: bool,
+}
+
+impl std::fmt::Debug for Inherited {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Inherited").field("ignores_pipe", &self.ignores_pipe).finish_non_exhaustive()
+    }
+}
+
+impl Inherited {
+    /// Before anything is changed.
+    pub fn now() -> Result<Inherited, Error> {
+        // SAFETY: plain data.
+        let mut mask: libc::sigset_t = unsafe { std::mem::zeroed() };
+        // SAFETY: only asks; `mask` is live.
+        let errno = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, std::ptr::null(), &raw mut mask) };
+        if errno != 0 {
+            return Err(Error::Call { call: "pthread_sigmask", errno: crate::Errno::from_raw(errno) });
+        }
+        let ignores_pipe = IGNORED_PIPE.load(Ordering::Relaxed);
+        Ok(Inherited { mask, ignores_pipe, ignores_child: is_ignored(libc::SIGCHLD) })
+    }
+
+    /// Gives the same to a program that is about to run.
+    pub fn pass_on(self, program: &mut Command) {
+        let restore = move || {
+            for (signal, ignores) in [(libc::SIGPIPE, self.ignores_pipe), (libc::SIGCHLD, self.ignores_child)] {
+                if ignores {
+                    // SAFETY: touches no memory.
+                    unsafe { libc::signal(signal, libc::SIG_IGN) };
+                }
+            }
+            // SAFETY: the set is live; the old mask is not asked for.
+            match unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.mask, std::ptr::null_mut()) } {
+                0 => Ok(()),
+                errno => Err(std::io::Error::from_raw_os_error(errno)),
+            }
+        };
+        // SAFETY: right before exec; both calls are async-signal-safe, and nothing is allocated.
+        unsafe { program.pre_exec(restore) };
+    }
+}
 
 /// What a waiting parent is woken for.
 #[derive(Debug, Copy, Clone, PartialEq, Eq)]
 pub enum Woken {
     /// A child changed its state.
     Child,
-    /// Somebody sent this signal to us alone: the terminal sends its own to the whole foreground group.
-    Sent(i32),
+    /// Somebody sent a signal, to us alone or to our group: that cannot be told.
+    Sent {
+        /// Its number.
+        signal: i32,
+        /// The process that did; 0 where it cannot be seen from here.
+        by: u32,
+    },
     /// A signal of the terminal's, which the child got as well.
     Group,
 }
@@ -23,8 +97,6 @@ pub enum Woken {
 /// Signals that are readable here instead of being delivered.
 pub struct Relay {
     fd: OwnedFd,
-    /// The mask as it was.
-    before: libc::sigset_t,
 }
 
 impl std::fmt::Debug for Relay {
@@ -46,10 +118,11 @@ impl Relay {
             // SAFETY: `set` is live and the signal number valid.
             unsafe { libc::sigaddset(&raw mut set, signal) };
         }
-        // SAFETY: plain data.
-        let mut before: libc::sigset_t = unsafe { std::mem::zeroed() };
-        // SAFETY: both sets are live.
-        let errno = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, &raw mut before) };
+        // A parent that ignores it is not told how its child ended.
+        // SAFETY: touches no memory.
+        unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+        // SAFETY: `set` is live; the old mask is not asked for.
+        let errno = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) };
         if errno != 0 {
             return Err(Error::Call { call: "pthread_sigmask", errno: crate::Errno::from_raw(errno) });
         }
@@ -58,21 +131,7 @@ impl Relay {
         check("signalfd4", fd.into())?;
         // SAFETY: the call above returned this descriptor and nobody else has it.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        Ok(Relay { fd, before })
-    }
-
-    /// Gives a child the mask that we had: a blocked signal would stay blocked in it.
-    pub fn spare(&self, child: &mut Command) {
-        let before = self.before;
-        let restore = move || {
-            // SAFETY: the set is live; the old mask is not asked for.
-            match unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, std::ptr::null_mut()) } {
-                0 => Ok(()),
-                errno => Err(std::io::Error::from_raw_os_error(errno)),
-            }
-        };
-        // SAFETY: between fork and exec; pthread_sigmask is async-signal-safe, and nothing is allocated.
-        unsafe { child.pre_exec(restore) };
+        Ok(Relay { fd })
     }
 
     /// Waits for a signal.
@@ -93,9 +152,30 @@ impl Relay {
         Ok(match (signal, info.ssi_code) {
             (libc::SIGCHLD, _) => Woken::Child,
             (_, libc::SI_KERNEL) => Woken::Group,
-            _ => Woken::Sent(signal),
+            _ => Woken::Sent { signal, by: info.ssi_pid },
         })
     }
+}
+
+/// Whether a process is another, or was started by it or by one that was, as far as they still run.
+#[must_use]
+pub fn is_or_descends_from(process: u32, ancestor: u32) -> bool {
+    /// More generations than that are a loop that nobody promised not to be there.
+    const MOST: u32 = 1000;
+    let mut at = process;
+    for _ in 0..MOST {
+        if at == ancestor {
+            return true;
+        }
+        // "PID (NAME) STATE PPID …", and the name may hold anything.
+        let Ok(stat) = std::fs::read_to_string(format!("/proc/{at}/stat")) else { return false };
+        let parent = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1)?.parse().ok());
+        match parent {
+            Some(parent) if parent > 1 => at = parent,
+            _ => return false,
+        }
+    }
+    false
 }
 
 /// Sends a signal to a child that was not waited for yet.

@@ -2,9 +2,8 @@
 //! What was bounced: a file that the preload library counts in, in every process of the program.
 
 use std::fmt;
-use std::fs::{self, OpenOptions};
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use pageless::spec::Human;
@@ -23,31 +22,33 @@ pub(crate) const VARIABLE: &str = match names::VARIABLE.to_str() {
     Err(_) => panic!("the name is ASCII"),
 };
 
-/// The file, removed when dropped.
+/// The file, removed when dropped. It is kept open: the program may remove it, or the folder that it is in.
 #[derive(Debug)]
-pub(crate) struct Counters(PathBuf);
+pub(crate) struct Counters {
+    path: PathBuf,
+    file: File,
+}
 
 impl Counters {
     pub(crate) fn new(folder: &Folder) -> Result<Counters, RunError> {
-        let path = folder.file(&format!("counters-{}", std::process::id()));
-        // Left by a run that was killed, with this process's number.
-        let _ = fs::remove_file(&path);
-        let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-        let written = made.and_then(|mut file| file.write_all(&[0; names::FILE_BYTES]));
+        let path = folder.new_file("counters");
+        let made = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path);
+        let written = made.and_then(|file| file.write_all_at(&[0; names::FILE_BYTES], 0).map(|()| file));
         match written {
-            Ok(()) => Ok(Counters(path)),
+            Ok(file) => Ok(Counters { path, file }),
             Err(error) => Err(RunError::File { path, what: "cannot make the file to count in", error }),
         }
     }
 
     pub(crate) fn path(&self) -> &Path {
-        &self.0
+        &self.path
     }
 
     /// What was counted so far.
     pub(crate) fn read(&self) -> Result<Report, RunError> {
-        let bytes = fs::read(&self.0).map_err(|error| RunError::File {
-            path: self.0.clone(),
+        let mut bytes = [0; names::FILE_BYTES];
+        self.file.read_exact_at(&mut bytes, 0).map_err(|error| RunError::File {
+            path: self.path.clone(),
             what: "cannot read what was counted",
             error,
         })?;
@@ -71,7 +72,7 @@ impl Counters {
 
 impl Drop for Counters {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
+        let _ = fs::remove_file(&self.path);
     }
 }
 

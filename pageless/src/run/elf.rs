@@ -34,6 +34,8 @@ pub(crate) struct Elf {
     pub(crate) go: bool,
     /// Linked with liburing.
     pub(crate) uring: bool,
+    /// Linked with AddressSanitizer's library.
+    pub(crate) asan: bool,
 }
 
 /// Looks at a program file.
@@ -87,7 +89,12 @@ fn sections(file: &File, header: &[u8], found: &mut Elf) -> Option<()> {
         let name = names.get(usize::try_from(u32_at(entry, 0)?).ok()?..)?.split(|b| *b == 0).next()?;
         match name {
             b".go.buildinfo" | b".note.go.buildid" => found.go = true,
-            b".dynstr" => found.uring |= content(entry)?.split(|b| *b == 0).any(|s| s.starts_with(b"liburing.so")),
+            b".dynstr" => {
+                let strings = content(entry)?;
+                let needs = |library: &[u8]| strings.split(|b| *b == 0).any(|s| s.starts_with(library));
+                found.uring |= needs(b"liburing.so");
+                found.asan |= needs(b"libasan.so");
+            }
             _ => {}
         }
     }

@@ -3,6 +3,7 @@
 
 use std::env;
 use std::fs::{self, DirBuilder};
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
@@ -55,6 +56,12 @@ impl Folder {
             return Err(format!("{} is not a folder of yours alone", path.display()));
         }
         Ok(Folder(path))
+    }
+
+    /// A path in it that nobody else has, not even a process with this one's number in another namespace.
+    pub(crate) fn new_file(&self, name: &str) -> PathBuf {
+        let random = RandomState::new().build_hasher().finish();
+        self.file(&format!("{name}-{}-{random:016x}", std::process::id()))
     }
 
     /// A file in it.

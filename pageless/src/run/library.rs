@@ -19,7 +19,7 @@ pub(crate) fn write(folder: &Folder) -> Result<PathBuf, RunError> {
     if is_library(&path) {
         return Ok(path);
     }
-    let new = folder.file(&format!("new-{}", std::process::id()));
+    let new = folder.new_file("new");
     let written = put(&new).and_then(|()| fs::rename(&new, &path));
     written.map_err(|error| {
         let _ = fs::remove_file(&new);
@@ -29,8 +29,6 @@ pub(crate) fn write(folder: &Folder) -> Result<PathBuf, RunError> {
 }
 
 fn put(path: &Path) -> io::Result<()> {
-    // Left by a run that was killed, with this process's number.
-    let _ = fs::remove_file(path);
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o500).open(path)?;
     file.write_all(LIBRARY)
 }

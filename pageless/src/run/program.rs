@@ -13,6 +13,9 @@ use pageless::sys::process;
 use super::RunError;
 use super::elf::{self, Elf, Kind};
 
+/// The files that the preload library keeps its slots in: all of them, and the least that one call needs.
+const SLOTS: u64 = 8 << 20;
+const SLOT: u64 = 256 << 10;
 /// `#!` may name a script, but not for ever.
 const MAX_INTERPRETERS: u32 = 4;
 /// Job files are small.
@@ -54,6 +57,12 @@ impl Program {
         let mut notes = Vec::new();
         self.note_file(&mut notes);
         note_arguments(&self.path, args, &mut notes);
+        if let Some(limit) = file_size_limit().filter(|limit| *limit < SLOTS) {
+            notes.push(format!(
+                "files are limited to {limit} bytes (ulimit -f): the library needs a file of {SLOTS} in memory to work well, and \
+                 of {SLOT} to work at all"
+            ));
+        }
         notes
     }
 
@@ -100,6 +109,12 @@ fn note_elf(name: &str, elf: &Elf, notes: &mut Vec<String>) {
         }
         Some(_) => {}
     }
+    if elf.asan {
+        notes.push(format!(
+            "{name} is built with AddressSanitizer, whose library wants to be loaded first: \
+             ASAN_OPTIONS=verify_asan_link_order=0 lets it run"
+        ));
+    }
     if elf.uring {
         notes.push(format!("{name} is linked with liburing: what it does by io_uring is not covered"));
     }
@@ -128,6 +143,12 @@ fn note_arguments(program: &Path, args: &[OsString], notes: &mut Vec<String>) {
     if fio && texts.iter().any(reaps) {
         notes.push("userspace_reap: fio takes events from the ring by itself, so their EFAULTs are not covered".into());
     }
+}
+
+/// The largest file that this process may write, in bytes; `None` for no limit.
+fn file_size_limit() -> Option<u64> {
+    let limits = fs::read_to_string("/proc/self/limits").ok()?;
+    limits.lines().find_map(|line| line.strip_prefix("Max file size")?.split_whitespace().next()?.parse().ok())
 }
 
 fn is_executable(path: &Path) -> bool {

@@ -201,6 +201,9 @@ fn retry(event: submitted::Event, res: &mut i64) {
         }
         return;
     };
+    if !is_efault && !request.as_ref().is_some_and(Request::is_large) {
+        return;
+    }
     if !is_efault && !says_eio_for_efault(&call, caller) {
         return;
     }

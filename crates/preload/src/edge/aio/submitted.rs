@@ -234,6 +234,17 @@ pub(super) struct Request {
 }
 
 impl Request {
+    /// Whether it has more than 256 pages.
+    pub(super) fn is_large(&self) -> bool {
+        const FIRST_VECTORED: u16 = 7;
+        let pages = |addr: usize, len: usize| (addr % PAGE).saturating_add(len).div_ceil(PAGE);
+        if self.operation < FIRST_VECTORED {
+            return pages(self.buffer, self.len) > 256;
+        }
+        let segments = self.segments.iter().take(self.len);
+        segments.fold(0usize, |sum, s| sum.saturating_add(pages(s.addr, s.len))) > 256
+    }
+
     /// Whether the descriptor is the file that it was: the same inode, and not a later file that was given its number.
     pub(super) fn has_its_file(&self) -> bool {
         let Ok(now) = kernel::stat(self.file) else { return false };
