@@ -3,7 +3,8 @@
 //!
 //! Each asks the function it stands before, libc's or whoever's is next, so that cancellation points stay cancellation
 //! points and other preloaded libraries stay in use. Only a -1 with `EFAULT` leads further. errno is written only where
-//! this library has an answer of its own that is an error.
+//! this library has an answer of its own that is an error; after a bounce that worked it is the `EFAULT` of the first try,
+//! as a call that works may leave it.
 
 #![allow(unsafe_code, reason = "functions that C calls, and that call C")]
 

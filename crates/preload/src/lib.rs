@@ -25,7 +25,8 @@
 //! # Promises
 //! After the constructor: no allocation, no lock, no thread-local storage, no symbol looked up, no panic (tests look at
 //! the library for these). So the functions may be called in signal handlers and vfork children, as those they stand
-//! before. The program's memory is never touched by our own instructions, so no signal can come of it.
+//! before. The program's memory is never touched by our own instructions, so no signal can come of it; but for the iocbs of
+//! libaio, which are read where the kernel is about to read them (`edge/aio/submitted.rs` says when that is a signal).
 //!
 //! # What it is not
 //! It is no libc: programs that enter the kernel by themselves (static ones, Go's, `syscall(2)`, io_uring) go past it.
