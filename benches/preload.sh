@@ -99,7 +99,8 @@ bounced() { # NAME FIO-ARGUMENT...
         SECRET_MEMORY_OF=$work/secret LD_PRELOAD=$work/secret.so iops with --iomem="mmapshared:$work/secret" "$@" >>"$work/$name.with"
         iops without "$@" >>"$work/$name.without"
     done
-    verdict "$name" "$work/$name.with" "$work/$name.without" 0
+    printf '%-26s bounced %-30s direct %-30s ratio %s\n' "$name" "$(summary <"$work/$name.with")" "$(summary <"$work/$name.without")" \
+        "$(ratios "$work/$name.with" "$work/$name.without" | summary)"
 }
 echo "IOPS into secret memory, bounced, against ordinary memory, direct"
 for size in 128k 1m; do
