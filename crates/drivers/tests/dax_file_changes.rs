@@ -88,6 +88,15 @@ fn no_patience_is_too_long() {
     reading.close(FOREVER).unwrap();
 }
 
+/// Also who panics stops the others.
+struct StopAtEnd<'s>(&'s AtomicBool);
+
+impl Drop for StopAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, SeqCst);
+    }
+}
+
 /// A window that stays open makes every change fail after it has drained and cut the regions, at its last step.
 #[test]
 fn a_change_that_is_taken_back_fails_no_transfer() {
@@ -121,6 +130,7 @@ fn a_change_that_is_taken_back_fails_no_transfer() {
                     file.write_to(&mut target, 0, 32_768, 16_384).unwrap();
                 }
             });
+            let stopping = StopAtEnd(&stop);
             while !moving.is_finished() || aborted == 0 || told == 0 {
                 assert!(!changing.is_finished(), "it fails each time");
                 match lease.stored(0, 16_384).and_then(|()| lease.persist(0, 16_384)) {
@@ -130,7 +140,7 @@ fn a_change_that_is_taken_back_fails_no_transfer() {
                 }
                 std::thread::yield_now();
             }
-            stop.store(true, SeqCst);
+            drop(stopping);
             println!("{} changes taken back, {aborted} times asked again", changing.join().unwrap());
         });
         drop(online);
@@ -180,13 +190,13 @@ fn a_punch_is_not_starved_by_users_who_relieve_each_other() {
                 let (memory, pinned, stop) = (&memory, &pinned, &stop);
                 scope.spawn(move || relieve(memory, lease, me, pinned, stop));
             }
+            let _stopping = StopAtEnd(&stop);
             while pinned.iter().any(|count| count.load(SeqCst) == 0) {
                 std::thread::yield_now();
             }
             for _ in 0..20 {
                 done.send(file.punch_hole(4096, 57_344, LONG)).unwrap();
             }
-            stop.store(true, SeqCst);
         });
         drop(done);
         for punched in finished {
@@ -195,4 +205,28 @@ fn a_punch_is_not_starved_by_users_who_relieve_each_other() {
         let expected = [&content[..4096], &[0; 61_440]].concat();
         same(&fs::read(path.path()).unwrap(), &expected);
     }
+}
+
+#[test]
+fn while_a_punch_waits_nothing_new_is_named() {
+    let memory = Memory::new().unwrap();
+    let (path, _) = places()[0].file(&[1; 64 * KIB]);
+    let file = file(&memory, &path);
+    let lease = file.lease(0, 8192).unwrap();
+    let frames = lease.frames(0, 8192).unwrap();
+    let pinned = memory.reader().online().pin(frames.as_slice(), Access::Read).unwrap();
+    // Where nobody has the bytes nobody is kept from anything.
+    file.punch_hole(32_768, 8192, SHORT).unwrap();
+    std::thread::scope(|scope| {
+        let punching = scope.spawn(|| file.punch_hole(0, 8192, LONG));
+        let start = Instant::now();
+        while lease.frames(0, 1).map(drop) != Err(Status::Aborted) && start.elapsed() < LONG {
+            std::thread::yield_now();
+        }
+        let waits = !punching.is_finished() && lease.frames(0, 1).is_err();
+        drop(pinned);
+        punching.join().unwrap().unwrap();
+        assert!(waits, "users keep coming while it waits");
+    });
+    assert_eq!(lease.frames(0, 8192).unwrap(), frames);
 }
