@@ -35,9 +35,10 @@
 //! [`truncate`](DaxFile::truncate), [`punch_hole`](DaxFile::punch_hole), [`collapse`](DaxFile::collapse) and
 //! [`close`](DaxFile::close) wait for what has the bytes, at most so long; then they fail with
 //! [`Busy`](DaxError::Busy), which says who has them, and have changed nothing. What the file system refuses changes nothing
-//! either. Frames that were cut off stay dead: where the file grows again it has new ones.
+//! either. Frames that were cut off stay dead: where the file grows again it has new ones. A [`flush`](DaxFile::flush), or a
+//! [`persist`](pageless_block::DirectAccess::persist) of a lease, makes size and blocks as durable as the bytes.
 //!
-//! While a truncation, a collapse or a close is under way a lease names nothing new ([`Status::Aborted`]), so that what is in
+//! While one of them is under way and waits (a punch only where somebody has the bytes) a lease names nothing new ([`Status::Aborted`]), so that what is in
 //! flight can end: do that, [`wait`](Lease::wait), and ask again. Who uses frames that it was told earlier may get `Gone` from
 //! a change that is then taken back; a lease tells.
 //!
@@ -74,6 +75,7 @@ use pageless_sys::file::File;
 use segment::Segment;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 use turn::Turn;
@@ -96,6 +98,9 @@ struct Shared {
     /// Held by who changes the file, and by who asks for it.
     ranges: RangeLock,
     errors: FlushErrors,
+    /// How often size or blocks changed, and how many of those changes are durable.
+    changes: AtomicU64,
+    committed: Mutex<u64>,
     /// Whose turn it is.
     turn: Turn,
     state: RwLock<State>,
@@ -132,12 +137,38 @@ impl Shared {
         if past <= end { Ok(past) } else { Err(outside(past)) }
     }
 
+    /// Size or blocks of the file are others now.
+    fn changed(&self) {
+        self.changes.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Makes the file's size and blocks durable where a store does not need the kernel to be. `MAP_SYNC` does that for what a
+    /// store faults in; the rest of a page that was mapped before the file grew is written without a fault.
+    fn commit(&self) -> Result<(), Status> {
+        self.state().file.as_ref().map_or(Err(Status::Gone), |file| self.commit_to(file))
+    }
+
+    fn commit_to(&self, file: &File) -> Result<(), Status> {
+        if self.durability == Durability::Msync || self.read_only {
+            return Ok(());
+        }
+        // Held meanwhile, so that nobody takes for durable what another is about to make so.
+        let mut committed = self.committed.lock().unwrap_or_else(PoisonError::into_inner);
+        let changes = self.changes.load(Ordering::Acquire);
+        if *committed == changes {
+            return Ok(());
+        }
+        file.sync_data().map_err(|error| status::of(error.errno(), Op::Flush))?;
+        *committed = changes;
+        Ok(())
+    }
+
     /// Makes everything durable that was stored and told of.
     fn flush(&self, state: &State, seen: &mut Seen) -> Status {
         persist::fence();
         let Some(file) = &state.file else { return Status::Gone };
         if self.durability != Durability::Msync || self.read_only {
-            return self.errors.report(seen, Status::Ok);
+            return self.errors.report(seen, self.commit_to(file).err().unwrap_or(Status::Ok));
         }
         let status = match (file.sync_data(), file.size()) {
             (Err(error), _) | (_, Err(error)) => status::of(error.errno(), Op::Flush),
@@ -235,3 +266,6 @@ impl fmt::Display for DaxFile {
         write!(f, "{path}, {} bytes in {} part(s), {what}", state.len, state.segments.len())
     }
 }
+
+#[cfg(test)]
+mod tests;

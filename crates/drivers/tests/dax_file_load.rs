@@ -31,6 +31,7 @@ fn under_load(name: &str, change: impl Fn(&Stage, &DaxFile, &mut Random)) {
     for place in places() {
         let stage = Stage::new(&place);
         let mut random = Random::new(7);
+        let _idle = stage.idle_reader();
         stage.with_users(|| {
             for _ in 0..rounds() {
                 stage.wait_for_users();
@@ -81,7 +82,7 @@ fn close_against_direct_reads_into_the_file() {
         let patience = patience(random);
         // Nothing is lost by it: what was acknowledged before is there afterwards.
         if stage.change(0..0, patience, || file.close(patience)) {
-            stage.reopen();
+            stage.reopen(!patience.is_zero());
         }
     });
 }

@@ -59,7 +59,9 @@ impl DaxFile {
             Some(Segment::map(&shared.memory, file, &shared.path, span).map_err(refused)?)
         };
         let file = state.file().map_err(refused)?;
-        shared.call(file.truncate(len)).map_err(refused)?;
+        let grown = shared.call(file.truncate(len));
+        shared.changed();
+        grown.map_err(refused)?;
         match (part, state.segments.last()) {
             (None, Some(last)) => drop(last.extend(len)),
             (part, _) => state.segments.extend(part),
@@ -75,22 +77,31 @@ impl DaxFile {
     pub fn punch_hole(&self, offset: u64, len: u64, patience: Duration) -> Result<(), DaxError> {
         let what = "punch hole";
         let shared = &*self.shared;
+        let deadline = Deadline::after(patience);
         let end = shared.check(what, offset, len, self.size())?;
         if len == 0 {
             return Ok(());
         }
-        let change = shared.begin(what, offset, end, patience)?;
+        let _change = shared.begin(what, offset, end, patience)?;
         let state = shared.state();
         shared.check(what, offset, len, state.len)?;
         let segments = state.segments.clone();
         let file = state.file().and_then(|file| shared.call(file.duplicate()));
         drop(state);
         let file = file.map_err(|error| shared.refused(what, error))?;
-        Segments { all: &segments, path: &shared.path }
-            .while_idle(offset, end, change.deadline, &mut || {
-                shared.call(file.fallocate(FallocMode::PunchHole, offset, len))
-            })
-            .map_err(|error| shared.refused(what, error))
+        let parts = Segments { all: &segments, path: &shared.path };
+        let mut punch = || {
+            let punched = shared.call(file.fallocate(FallocMode::PunchHole, offset, len));
+            shared.changed();
+            punched
+        };
+        let mut punched = parts.while_idle(offset, end, Deadline::after(Duration::ZERO), &mut punch);
+        if matches!(punched, Err(Error::Busy(_))) && !deadline.left().is_zero() {
+            // Users who relieve each other would never leave all of it idle.
+            let _taking = shared.turn.take();
+            punched = parts.while_idle(offset, end, deadline, &mut punch);
+        }
+        punched.map_err(|error| shared.refused(what, error))
     }
 
     /// Takes `len` bytes at `offset` out of the file: what lies behind them moves up. Every frame from `offset` on changes its
@@ -132,16 +143,13 @@ impl DaxFile {
     pub fn close(&self, patience: Duration) -> Result<(), DaxError> {
         let shared = &*self.shared;
         let deadline = Deadline::after(patience);
-        let change = match shared.begin("close", 0, u64::MAX, patience) {
-            Err(DaxError::Closed { .. }) => return Ok(()),
-            // Nothing is written, and so may be closed.
-            Err(DaxError::ReadOnly { .. }) => {
-                Change { deadline, _guard: shared.lock(0, u64::MAX, Access::Read, patience)? }
-            }
-            begun => begun?,
-        };
+        // Who closes it at the same time waits here, and finds it closed.
+        let _guard = shared.lock(0, u64::MAX, Access::Write, patience)?;
+        if shared.state().file.is_none() {
+            return Ok(());
+        }
         let mut flushed = Status::Ok;
-        let cut = shared.cut(0, change.deadline, |state| {
+        let cut = shared.cut(0, deadline, |state| {
             let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
             flushed = shared.flush(state, &mut seen);
             if !flushed.is_ok() {
@@ -188,7 +196,9 @@ impl Shared {
         access: Access,
         patience: Duration,
     ) -> Result<RangeGuard, DaxError> {
-        self.ranges.lock(offset, len, access, patience).map_err(|taken| {
+        // As long as forever, but a time that can be added to now.
+        let longest = Deadline::after(patience).left();
+        self.ranges.lock(offset, len, access, longest).map_err(|taken| {
             let Taken { thread, range: (start, end), access, .. } = taken;
             let holder = Holder {
                 thread,
@@ -217,7 +227,10 @@ impl Shared {
         let segments = self.state().segments.clone();
         let mut dead = Vec::new();
         Segments { all: &segments, path: &self.path }.cut(at, deadline, &mut || {
-            dead = change(&mut self.changing())?;
+            let mut state = self.changing();
+            let changed = change(&mut state);
+            self.changed();
+            dead = changed?;
             Ok(())
         })?;
         Ok(dead)

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug)]
 pub struct DirectFile {
     path: PathBuf,
+    read_only: bool,
     size: u64,
     /// All whole blocks of it; `None` where there is none.
     blocks: Option<Blocks>,
@@ -29,7 +30,9 @@ pub struct DirectFile {
 
 #[derive(Debug)]
 struct Blocks {
-    queue: Checked,
+    /// `None` once it broke: what was in flight is cancelled then, and reaped.
+    queue: Option<Checked>,
+    name: String,
     epoll: Epoll,
     block: u64,
     capacity: u64,
@@ -94,8 +97,8 @@ impl DirectFile {
             take_lock(&file, path, read_only)?;
         }
         let size = file.size().map_err(call)?;
-        let blocks = disk.as_ref().map(Blocks::new).transpose()?;
-        Ok(DirectFile { path: path.to_owned(), size, blocks, file, reader: memory.reader() })
+        let blocks = disk.as_ref().map(|disk| Blocks::new(disk)).transpose()?;
+        Ok(DirectFile { path: path.to_owned(), read_only, size, blocks, file, reader: memory.reader() })
     }
 
     /// Bytes that can be moved.
@@ -106,6 +109,27 @@ impl DirectFile {
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Makes everything durable that was written to it.
+    ///
+    /// # Errors
+    /// [`DaxError::Flush`] with what the medium says, [`DaxError::Queue`]. What failed may be lost, and a later flush need not
+    /// fail for it.
+    pub fn flush(&mut self) -> Result<(), DaxError> {
+        if self.read_only {
+            return Ok(());
+        }
+        let failed = |status| DaxError::Flush { path: self.path.clone(), status };
+        // Both, since the kernel tells each open file of the writes that it lost.
+        let blocks =
+            self.blocks.as_mut().map_or(Ok(Status::Ok), |blocks| blocks.run(Bio::flush(0)).map(|done| done.status));
+        let edges = self.file.sync_data().map_err(|error| failed(status::of(error.errno(), Op::Flush)));
+        match blocks {
+            Ok(Status::Ok) => edges,
+            Ok(status) | Err(Stop::Status(status)) => Err(failed(status)),
+            Err(Stop::Queue(error)) => Err(error.into()),
+        }
     }
 
     /// Does it, in three pieces: up to a block, whole blocks, the rest. The bytes are in the file.
@@ -183,28 +207,46 @@ impl DirectFile {
 }
 
 impl Blocks {
-    fn new(disk: &FileDisk) -> Result<Blocks, Error> {
+    fn new(disk: &dyn BlockDevice) -> Result<Blocks, Error> {
         let queue = open_checked(disk)?;
         let broken = |source| Error::device(disk.name(), source);
         let epoll = Epoll::new(1).map_err(broken)?;
         if let Some(event) = queue.event() {
             epoll.add(event, 0, Interest::Read).map_err(broken)?;
         }
-        Ok(Blocks { queue, epoll, block: disk.limits().block_size.into(), capacity: disk.capacity() })
+        let name = disk.name().to_owned();
+        Ok(Blocks {
+            queue: Some(queue),
+            name,
+            epoll,
+            block: disk.limits().block_size.into(),
+            capacity: disk.capacity(),
+        })
     }
 
-    /// Does one bio and waits for it.
+    /// Does one bio and waits for it. Nothing is in flight afterwards, also when the queue broke.
     fn run(&mut self, bio: Bio) -> Result<Completion, Stop> {
-        self.queue.submit(bio).map_err(|refused| Stop::Status(refused.why.status()))?;
-        let mut out = Vec::new();
-        loop {
-            self.queue.poll(&mut out).map_err(Stop::Queue)?;
-            if let Some(completion) = out.first() {
-                return Ok(*completion);
-            }
-            let waited = self.epoll.wait(None, &mut Vec::new());
-            waited.map_err(|error| Stop::Queue(Error::device("epoll", error)))?;
+        let Some(mut queue) = self.queue.take() else {
+            return Err(Stop::Queue(Error::device(self.name.clone(), "its queue broke earlier")));
+        };
+        let ended = wait_for(&mut queue, &mut self.epoll, bio);
+        if !matches!(ended, Err(Stop::Queue(_))) {
+            self.queue = Some(queue);
         }
+        ended
+    }
+}
+
+fn wait_for(queue: &mut Checked, epoll: &mut Epoll, bio: Bio) -> Result<Completion, Stop> {
+    queue.submit(bio).map_err(|refused| Stop::Status(refused.why.status()))?;
+    let mut out = Vec::new();
+    loop {
+        queue.poll(&mut out).map_err(Stop::Queue)?;
+        if let Some(completion) = out.first() {
+            return Ok(*completion);
+        }
+        let waited = epoll.wait(None, &mut Vec::new());
+        waited.map_err(|error| Stop::Queue(Error::device("epoll", error)))?;
     }
 }
 
@@ -254,3 +296,6 @@ impl Progress {
         self.route = self.route.worst(route);
     }
 }
+
+#[cfg(test)]
+mod tests;

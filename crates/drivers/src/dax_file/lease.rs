@@ -16,7 +16,8 @@ use std::time::Duration;
 /// # Break contract
 /// It keeps nobody from anything. What a truncation or a collapse took, what is left when the file was closed or dropped, is
 /// [`Status::Gone`] to its holder, for ever: a new lease says what is there now. A range that was only punched is still the
-/// same frames. While a change is under way nothing is named: [`Status::Aborted`].
+/// same frames. While a change is under way nothing is named, and what was stored to frames that it may take is not told:
+/// [`Status::Aborted`].
 #[derive(Clone, Debug)]
 pub struct Lease {
     file: Weak<Shared>,
@@ -93,6 +94,11 @@ impl Lease {
         }
     }
 
+    /// How often somebody took frames away, or tried to.
+    pub(super) fn changes(&self) -> u64 {
+        self.file.upgrade().map_or(0, |shared| shared.turn.taken())
+    }
+
     /// Looks at the file when nobody takes frames away, so that what is `Gone` is so for good.
     fn in_turn<T>(&self, look: impl FnOnce(&State) -> Result<T, Status>) -> Result<T, Status> {
         let shared = self.file.upgrade().ok_or(Status::Gone)?;
@@ -111,10 +117,13 @@ impl Lease {
     fn find<'s>(&self, state: &'s State, at: u64) -> Result<(&'s Segment, u64), Status> {
         let piece = self.pieces.get(self.pieces.partition_point(|piece| piece.end <= at)).ok_or(Status::OutOfRange)?;
         let segment = state.segment_at(at).filter(|segment| segment.id() == piece.part).ok_or(Status::Gone)?;
-        Ok((segment, piece.end.min(segment.end())))
+        // Asked once more, since a change may be cutting it.
+        let until = piece.end.min(segment.end());
+        if at < until { Ok((segment, until)) } else { Err(Status::Gone) }
     }
 
-    /// Does `sync` to each part of a range that was stored to.
+    /// Does `sync` to each part of a range that was stored to. What is `Gone` while somebody takes frames away may be there
+    /// again when that failed: it is `Aborted`, and asked again.
     fn each(
         &self,
         shared: &Shared,
@@ -125,15 +134,22 @@ impl Lease {
         if shared.read_only {
             return Err(Status::ReadOnly);
         }
-        let state = shared.state();
-        let mut at = self.start + offset;
-        while at < end {
-            let (segment, until) = self.find(&state, at)?;
-            let until = until.min(end);
-            sync(segment, segment.offset(at), until - at)?;
-            at = until;
+        let turn = shared.turn.users();
+        let all = || {
+            let state = shared.state();
+            let mut at = self.start + offset;
+            while at < end {
+                let (segment, until) = self.find(&state, at)?;
+                let until = until.min(end);
+                sync(segment, segment.offset(at), until - at)?;
+                at = until;
+            }
+            Ok(())
+        };
+        match all() {
+            Err(Status::Gone) if turn.is_none() || shared.turn.users() != turn => Err(Status::Aborted),
+            result => result,
         }
-        Ok(())
     }
 }
 
@@ -167,9 +183,10 @@ impl DirectAccess for Lease {
     fn persist(&mut self, offset: u64, len: u64) -> Result<(), Status> {
         let shared = self.file.upgrade().ok_or(Status::Gone)?;
         let result = self.each(&shared, (offset, len), |segment, from, len| segment.region().persist(from, len));
+        let result = result.and_then(|()| shared.commit());
         match result {
             // No failure of the medium, which nobody else need hear of.
-            Err(status @ (Status::Gone | Status::OutOfRange | Status::ReadOnly)) => Err(status),
+            Err(status @ (Status::Gone | Status::OutOfRange | Status::ReadOnly | Status::Aborted)) => Err(status),
             result => match shared.errors.report(&mut self.seen, result.err().unwrap_or(Status::Ok)) {
                 Status::Ok => Ok(()),
                 status => Err(status),

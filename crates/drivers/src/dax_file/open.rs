@@ -11,6 +11,7 @@ use pageless_sys::file::{File, FileType, OpenOptions};
 use pageless_sys::lock::{self, Lock};
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, RwLock};
 
 /// How to open a file to be mapped.
@@ -67,6 +68,9 @@ impl DaxFile {
             durability,
             ranges: RangeLock::new(),
             errors,
+            // What became of it before, nobody knows.
+            changes: AtomicU64::new(1),
+            committed: Mutex::new(0),
             turn: Turn::default(),
             state: RwLock::new(State { file: Some(file), len, segments }),
         };

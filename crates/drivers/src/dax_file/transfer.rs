@@ -39,12 +39,24 @@ impl DaxFile {
             return Ok(progress.into());
         }
         let mut lease = self.lease(offset, len)?;
-        let result = match patiently(&lease.clone(), || lease.frames(0, len)) {
-            Ok(frames) => source.transfer(source_offset, &Bytes::Fill(frames), &mut progress),
-            Err(status) => Err(status.into()),
+        let result = loop {
+            let (at, changes) = (progress.bytes, lease.changes());
+            let frames = match patiently(&lease, || lease.frames(at, len - at)) {
+                Ok(frames) => frames,
+                Err(status) => break Err(status.into()),
+            };
+            match source.transfer(source_offset + at, &Bytes::Fill(frames), &mut progress) {
+                // They may be there again.
+                Err(Stop::Status(Status::Gone)) if lease.changes() != changes => {}
+                result => break result,
+            }
         };
         // The kernel stored behind our back: a flush has to know.
-        let stored = if progress.bytes > 0 { lease.stored(0, progress.bytes) } else { Ok(()) };
+        let waiting = lease.clone();
+        let stored = match progress.bytes {
+            0 => Ok(()),
+            bytes => patiently(&waiting, || lease.stored(0, bytes)),
+        };
         self.ended(source.path(), len, progress, result.and(stored.map_err(Stop::from)))
     }
 
@@ -66,18 +78,21 @@ impl DaxFile {
             return Ok(progress.into());
         }
         let mut lease = self.lease(offset, len)?;
-        let mut at = 0;
+        let (waiting, mut at) = (lease.clone(), 0);
         let result = loop {
             if at == len {
                 break Ok(());
             }
-            let bytes = match patiently(&lease.clone(), || lease.access(at, len - at)) {
+            let changes = lease.changes();
+            let bytes = match patiently(&waiting, || lease.access(at, len - at)) {
                 Ok(Direct::Data(range)) => Bytes::From(range.into()),
                 Ok(Direct::Hole(len)) => Bytes::Zeroes(len),
                 Err(status) => break Err(status.into()),
             };
-            if let Err(stop) = target.transfer(target_offset + at, &bytes, &mut progress) {
-                break Err(stop);
+            match target.transfer(target_offset + at, &bytes, &mut progress) {
+                Ok(()) => {}
+                Err(Stop::Status(Status::Gone)) if lease.changes() != changes => {}
+                Err(stop) => break Err(stop),
             }
             at = progress.bytes;
         };

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::segment::Deadline;
 
-/// Odd while somebody takes frames away, and another number each time.
+/// The low half counts those who take frames away, the high half how many ever did.
 #[derive(Debug, Default)]
 pub(super) struct Turn {
     number: AtomicU64,
@@ -21,15 +21,23 @@ pub(super) struct Turn {
 pub(super) struct Taking<'t>(&'t Turn);
 
 impl Turn {
-    /// The caller is the only one: it holds the range that reaches the end of every file.
+    const ONE: u64 = 1;
+    const COUNTED: u64 = 1 << 32;
+
+    /// Users wait until the last of those who took it lets go.
     pub(super) fn take(&self) -> Taking<'_> {
-        self.number.fetch_add(1, Ordering::AcqRel);
+        self.number.fetch_add(Turn::COUNTED + Turn::ONE, Ordering::AcqRel);
         Taking(self)
     }
 
     /// The number of this turn; `None` when it is not the users'.
     pub(super) fn users(&self) -> Option<u64> {
-        Some(self.number.load(Ordering::Acquire)).filter(|number| number % 2 == 0)
+        Some(self.number.load(Ordering::Acquire)).filter(|number| number % Turn::COUNTED == 0)
+    }
+
+    /// How often anybody took it.
+    pub(super) fn taken(&self) -> u64 {
+        self.number.load(Ordering::Acquire) / Turn::COUNTED
     }
 
     /// Waits until it is the users' turn; false when that takes longer.
@@ -49,8 +57,30 @@ impl Turn {
 
 impl Drop for Taking<'_> {
     fn drop(&mut self) {
-        self.0.number.fetch_add(1, Ordering::AcqRel);
+        self.0.number.fetch_sub(Turn::ONE, Ordering::AcqRel);
         drop(self.0.sleep.lock().unwrap_or_else(PoisonError::into_inner));
         self.0.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_the_users_turn_when_the_last_has_let_go_and_every_turn_has_its_number() {
+        let turn = Turn::default();
+        let before = turn.users().unwrap();
+        let first = turn.take();
+        let second = turn.take();
+        assert_eq!(turn.users(), None, "two at once are not none");
+        drop(first);
+        assert_eq!((turn.users(), turn.wait(Duration::from_millis(1))), (None, false));
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| turn.wait(Duration::MAX));
+            drop(second);
+            assert!(waiting.join().unwrap());
+        });
+        assert_ne!(turn.users().unwrap(), before);
     }
 }

@@ -6,7 +6,7 @@ use pageless_block::{DirectAccess, ScatterList, Status};
 use pageless_drivers::dax_file::{DaxError, DaxFile, DaxOptions, DirectFile, Lease};
 use pageless_drivers::file::FileDiskOptions;
 use pageless_mem::io::Ring;
-use pageless_mem::{Access, Fault, Inflight, Memory, Reader};
+use pageless_mem::{Access, Error, Fault, Inflight, Memory, Reader};
 use pageless_sys::file::{File, OpenOptions};
 use std::fmt::{self, Write};
 use std::fs;
@@ -104,9 +104,24 @@ impl Stage {
         Arc::clone(&self.file.lock().unwrap())
     }
 
-    /// The file once more, after it was closed.
-    pub(crate) fn reopen(&self) {
-        let file = DaxFile::open(&self.memory, self.path.path(), DaxOptions::default()).unwrap();
+    /// One who looked once and does nothing more, for as long as it is kept.
+    pub(crate) fn idle_reader(&self) -> Reader {
+        let mut idle = self.memory.reader();
+        drop(idle.online());
+        idle
+    }
+
+    /// The file once more, after it was closed; a close without patience does not wait until the lock went.
+    pub(crate) fn reopen(&self, waited: bool) {
+        let start = Instant::now();
+        let file = loop {
+            match DaxFile::open(&self.memory, self.path.path(), DaxOptions::default()) {
+                Err(DaxError::Memory(Error::Locked { .. })) if !waited && start.elapsed() < LONG => {
+                    std::thread::yield_now();
+                }
+                opened => break opened.unwrap(),
+            }
+        };
         *self.file.lock().unwrap() = Arc::new(file);
     }
 
