@@ -195,3 +195,9 @@ impl Drop for Tmpfs {
         let _ = fs::remove_dir(&self.0);
     }
 }
+
+/// Whether frames can be the buffer of direct I/O as they are. A block that lies across two parts of a file is not: before
+/// Linux 6.18 each part of a vector must be aligned by itself.
+pub(crate) fn aligned(frames: &ScatterList) -> bool {
+    frames.iter().all(|range| (range.byte_address() | u64::from(range.len())).is_multiple_of(512))
+}

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A mapped file with users who write and look, each of whom knows what must be there.
 
-use crate::rig::{LONG, Place, Scratch, on_disk};
+use crate::rig::{LONG, Place, Scratch, aligned, on_disk};
 use pageless_block::{DirectAccess, ScatterList, Status};
 use pageless_drivers::dax_file::{DaxError, DaxFile, DaxOptions, DirectFile, Lease};
 use pageless_drivers::file::FileDiskOptions;
@@ -300,7 +300,7 @@ impl User<'_> {
             self.ring.wait().unwrap();
             self.ring.reap(&mut done);
         }
-        assert_eq!(done[0].result.unwrap(), (count * BLOCK) as u32, "user {} from {from} to {first}", self.who);
+        assert_eq!(done[0].result, Ok((count * BLOCK) as u32), "user {} from {from} to {first}", self.who);
         // Only windows are closed by now, and only a window would break this lease.
         assert!(matches!(lease.stored(0, count * BLOCK), Ok(()) | Err(Status::Gone)));
         self.look(first, count, Some(&ids));
@@ -314,8 +314,8 @@ impl User<'_> {
 
     fn pin(&mut self, lease: &Lease) -> Option<Inflight> {
         let frames = match lease.frames(0, lease.len()) {
-            Ok(frames) => frames,
-            Err(Status::Gone) => return None,
+            Ok(frames) if aligned(&frames) => frames,
+            Ok(_) | Err(Status::Gone) => return None,
             Err(Status::Aborted) => {
                 lease.wait(LONG);
                 return None;
