@@ -16,9 +16,9 @@
 //!
 //! # Cost for everything else
 //! Device memory is never the table's quick last hit, but found by the search that follows a miss; so other memory is
-//! resolved by the same instructions as without. A section ends with one look at an empty list.
+//! resolved by the same instructions as without. A section ends with one look at a flag.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -156,6 +156,8 @@ pub(crate) fn confirm(region: &Inner) -> Result<(), Fault> {
 pub(crate) struct Touched {
     /// In the current section, by the most that was asked for.
     now: RefCell<Vec<(Arc<Inner>, Access)>>,
+    /// Whether there is something in `now`: a section looks at this when it ends.
+    any: Cell<bool>,
     /// In sections that ended since the last confirmation. Weak: this must not keep a mapping.
     before: RefCell<Vec<Weak<Inner>>>,
 }
@@ -170,11 +172,13 @@ impl Touched {
         }
         begin(region, access)?;
         now.push((Arc::clone(region), access));
+        self.any.set(true);
         Ok(())
     }
 
     #[cold]
     fn leave(&self) {
+        self.any.set(false);
         let mut before = self.before.borrow_mut();
         for (region, access) in self.now.borrow_mut().drain(..) {
             end(&region, access);
@@ -199,7 +203,7 @@ impl Touched {
 impl Drop for Online<'_> {
     #[inline]
     fn drop(&mut self) {
-        if !self.touched().now.borrow().is_empty() {
+        if self.touched().any.get() {
             self.touched().leave();
         }
     }

@@ -42,6 +42,13 @@ pub(crate) struct Resolved<'t> {
     pub(crate) region: &'t Arc<Inner>,
 }
 
+/// Out of the way of the copies that are allowed.
+#[cold]
+#[inline(never)]
+fn read_only() -> Fault {
+    Fault::ReadOnly
+}
+
 /// What one reader remembers between lookups.
 #[derive(Debug, Default)]
 pub(crate) struct Hints {
@@ -157,7 +164,7 @@ impl RegionTable {
             _ => self.search(range, access, hints)?,
         };
         if access == Access::Write && !entry.writable {
-            return Err(Fault::ReadOnly);
+            return Err(read_only());
         }
         let offset = byte - entry.start;
         #[expect(clippy::cast_possible_truncation, reason = "an offset in a mapping fits the address it is added to")]
@@ -167,6 +174,7 @@ impl RegionTable {
 
     /// The entry that holds these bytes. Out of line, so that the last hit stays short; memory of devices, which is never
     /// a last hit, is seen to here.
+    #[cold]
     #[inline(never)]
     fn search(&self, range: PhysRange, access: Access, hints: &Hints) -> Result<&Entry, Fault> {
         let index = self.find(range.byte_address()).ok_or(Fault::Gone)?;
