@@ -10,7 +10,13 @@ set -euo pipefail
 . "$(dirname "$0")/common.sh"
 
 version=$1
-mirror=${GUEST_MIRROR:-http://deb.debian.org}
+
+# Where this machine gets an archive of Debian's from: `debian`, `debian-security`.
+archive_of() { # name
+    apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' |
+        awk -v name="/$1/?\$" '$0 ~ name && !found++ {print} END {exit !found}' ||
+        die "apt has no source that ends in /$1: it needs one of Debian's mirrors"
+}
 
 programs=(busybox-static cpio daxctl e2fsprogs fio kmod libnbd-bin ndctl python3-minimal qemu-system-x86 qemu-utils strace xfsprogs xz-utils zstd)
 
@@ -42,12 +48,14 @@ private_apt() { # apt-get|apt-cache argument...
 
 # The suite of newer kernels may be gone one day; the others hold what every test needs.
 configure_apt() { # suite of newer kernels...
-    local keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+    local main_archive security_archive keyring=/usr/share/keyrings/debian-archive-keyring.gpg
     [ -e $keyring ] || die "needs the package debian-archive-keyring"
     mkdir -p "$work"/apt/{none,lists/partial,cache/archives/partial}
     : >>"$work/apt/status"
-    printf "deb [arch=amd64 signed-by=$keyring] $mirror/%s main\n" 'debian bookworm' 'debian bookworm-updates' \
-        'debian-security bookworm-security' "$@" >"$work/apt/sources.list"
+    main_archive=$(archive_of debian)
+    security_archive=$(archive_of debian-security)
+    printf "deb [arch=amd64 signed-by=$keyring] %s main\n" "$main_archive bookworm" "$main_archive bookworm-updates" \
+        "$security_archive bookworm-security" "${@/#/$main_archive }" >"$work/apt/sources.list"
     cat >"$work/apt/apt.conf" <<END
 #clear APT::Update::Pre-Invoke;
 #clear APT::Update::Post-Invoke;
@@ -69,8 +77,8 @@ END
 refresh() {
     [ -z "${refreshed:-}" ] || return 0
     command -v apt-get >/dev/null || die "needs apt-get and dpkg-deb, of Debian 12 or newer"
-    say "reading the package lists of $mirror"
-    configure_apt 'debian trixie-backports'
+    say "reading the package lists"
+    configure_apt trixie-backports
     if ! private_apt apt-get -qq update; then
         configure_apt
         private_apt apt-get -qq update || die "the package lists cannot be read"
@@ -109,7 +117,7 @@ unpack_kernel() {
     refresh
     name=$(private_apt apt-cache pkgnames "linux-image-$version" | grep -E "^linux-image-${version//./\\.}[.0-9]*\+deb[0-9]+-cloud-amd64$" | sort -V | tail -n 1 || true)
     if [ -z "$name" ]; then
-        say "kernel $version is not obtainable: no linux-image-$version…-cloud-amd64 in $mirror (bookworm, trixie-backports)"
+        say "kernel $version is not obtainable: no linux-image-$version…-cloud-amd64 in bookworm and trixie-backports"
         exit $not_obtainable
     fi
     release=${name#linux-image-}

@@ -61,7 +61,7 @@ pub(crate) fn report(stderr: &str) -> serde_json::Value {
 /// A file, and a library to preload that makes secret memory of what is mapped from it.
 pub(crate) struct SecretMemory {
     _scratch: Scratch,
-    library: String,
+    preloaded: String,
     file: String,
 }
 
@@ -71,10 +71,10 @@ impl SecretMemory {
             return None;
         }
         let scratch = Scratch::disk();
-        let (library, file) = (scratch.path("secret_memory.so"), scratch.sparse("memory", 2 << 20));
+        let (preloaded, file) = (scratch.path("secret_memory.so"), scratch.sparse("memory", 2 << 20));
         let source = format!("{}/tests/programs/secret_memory.c", env!("CARGO_MANIFEST_DIR"));
-        ok("gcc", &["-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o", &library, &source]);
-        Some(SecretMemory { _scratch: scratch, library, file })
+        ok("gcc", &["-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o", &preloaded, &source]);
+        Some(SecretMemory { _scratch: scratch, preloaded, file })
     }
 
     pub(crate) fn path(&self) -> &str {
@@ -86,7 +86,7 @@ impl SecretMemory {
         Command::new("timeout")
             .args(["-k", "5", "120", tool])
             .args(args)
-            .env("LD_PRELOAD", &self.library)
+            .env("LD_PRELOAD", &self.preloaded)
             .env("SECRET_MEMORY_OF", &self.file)
             .stdin(Stdio::null())
             .output()
