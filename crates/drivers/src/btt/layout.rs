@@ -43,8 +43,7 @@ pub enum Placement {
 }
 
 impl Placement {
-    /// All of them, in the order in which they are looked for: a pool is known by its own signature, and Linux looks for
-    /// version 1.1 first.
+    /// All of them.
     pub const ALL: [Placement; 3] = [Placement::Pmemblk, Placement::V1_1, Placement::V2_0];
 
     /// Byte of the medium where the first arena begins.

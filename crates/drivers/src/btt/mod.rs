@@ -25,12 +25,13 @@
 //!   [`Info`](info::Info). A hostile medium is checked there once; arithmetic on an `Info` cannot overflow or leave the arena.
 //! * [`map`]: one word of the map, [`MapEntry`](map::MapEntry).
 //! * [`flog`]: what a lane did last, [`FlogEntry`](flog::FlogEntry), and which of two is current.
+//! * [`check()`](check::check): everything that is wrong with a medium, and what can be repaired without a guess.
 //!
 //! # What it is not
-//! These modules know bytes and no memory: nothing here reads or writes a medium. The format is that of Linux
-//! (`drivers/nvdimm/btt.c`), of the UEFI specification (section "Block Translation Table") and of PMDK 1.12's
-//! `libpmemblk`, bit for bit.
+//! A format of ours: it is that of Linux (`drivers/nvdimm/btt.c`), of the UEFI specification (section "Block Translation
+//! Table") and of PMDK 1.12's `libpmemblk`, bit for bit. The modules of the format know bytes and no memory.
 
+pub mod check;
 pub mod flog;
 pub mod info;
 pub mod layout;
