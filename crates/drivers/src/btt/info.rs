@@ -21,7 +21,7 @@ pub const ALIGNMENT: u64 = 512;
 /// The flag of an arena that must not be written any more.
 const FLAG_ERROR: u32 = 1;
 
-/// A UUID, as its 16 bytes lie on the medium.
+/// A UUID, as its 16 bytes lie on the medium and as Linux prints them (PMDK swaps those of the first three parts).
 #[derive(Copy, Clone, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(transparent)]
 pub struct Uuid(pub [u8; 16]);

@@ -99,12 +99,28 @@ pub enum CheckError {
 
 /// Checks everything. Nothing is stored.
 pub fn check(medium: &mut Medium, options: CheckOptions, watch: &mut dyn Watch) -> Result<Report, CheckError> {
+    run(medium, options, Depth::Blocks, watch)
+}
+
+/// Checks the info blocks alone, of which there are two for each arena.
+pub fn look(medium: &mut Medium, options: CheckOptions, watch: &mut dyn Watch) -> Result<Report, CheckError> {
+    run(medium, options, Depth::Arenas, watch)
+}
+
+/// How much is checked.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+enum Depth {
+    Arenas,
+    Blocks,
+}
+
+fn run(medium: &mut Medium, options: CheckOptions, depth: Depth, watch: &mut dyn Watch) -> Result<Report, CheckError> {
     let found = find::find(medium, options)?;
     let mut session = Session { medium, watch, counts: Counts::default(), changes: Vec::new(), done: 0, total: 0 };
     session.pool(&found);
     let arenas = session.arenas(&found)?;
     session.total = arenas.iter().map(|arena| arena.info.geometry.map_len()).sum();
-    for arena in &arenas {
+    for arena in arenas.iter().filter(|_| depth == Depth::Blocks) {
         let lanes = session.flog(arena)?;
         session.map(arena, lanes)?;
     }
