@@ -25,6 +25,7 @@
 //!   [`Info`](info::Info). A hostile medium is checked there once; arithmetic on an `Info` cannot overflow or leave the arena.
 //! * [`map`]: one word of the map, [`MapEntry`](map::MapEntry).
 //! * [`flog`]: what a lane did last, [`FlogEntry`](flog::FlogEntry), and which of two is current.
+//! * [`format()`](format::format): a new BTT on a medium.
 //! * [`check()`](check::check): everything that is wrong with a medium, and what can be repaired without a guess.
 //!
 //! # What it is not
@@ -33,6 +34,7 @@
 
 pub mod check;
 pub mod flog;
+pub mod format;
 pub mod info;
 pub mod layout;
 pub mod map;
