@@ -193,6 +193,8 @@ impl<'k, T: Word> Cell<'k, T> {
     #[inline]
     pub fn store(&self, value: T) -> Result<(), Fault> {
         self.writable()?;
+        #[cfg(feature = "testing")]
+        let _recorded = crate::testing::record::storing(self.addr, size_of::<T>(), false);
         if T::store(self.addr, value) {
             fault::fill_hole(self.region, self.offset)?;
             if T::store(self.addr, value) {
@@ -206,6 +208,8 @@ impl<'k, T: Word> Cell<'k, T> {
     #[inline]
     pub fn fetch_or(&self, bits: T) -> Result<T, Fault> {
         self.writable()?;
+        #[cfg(feature = "testing")]
+        let _recorded = crate::testing::record::storing(self.addr, size_of::<T>(), false);
         let (mut before, mut faulted) = T::fetch_or(self.addr, bits);
         if faulted {
             fault::fill_hole(self.region, self.offset)?;
