@@ -32,7 +32,8 @@ use crate::testing::record;
 /// Below this, bypassing the caches costs more than it saves.
 const NONTEMPORAL_MIN: usize = 512;
 
-/// The same where what is stored has to leave the caches anyway.
+/// The same where what is stored has to leave the caches anyway: whole lines go past them at once, and edges are worth
+/// their own instructions from here on.
 const STREAM_BACK_MIN: usize = 256;
 
 /// Bytes not moved, and the address that faulted if there are any.
@@ -116,7 +117,7 @@ ranges! {
 pub fn copy(from: &mut MemReader<'_>, to: &mut MemWriter<'_>) -> Result<usize, CopyError> {
     let len = from.remaining().min(to.remaining());
     if let Some(lines) = to.write_back {
-        return copy_back(from, to, len, lines);
+        return copy_back_apart(from, to, len, lines);
     }
     let streaming = to.streaming && len >= NONTEMPORAL_MIN;
     #[cfg(feature = "testing")]
@@ -138,15 +139,26 @@ pub fn copy(from: &mut MemReader<'_>, to: &mut MemWriter<'_>) -> Result<usize, C
     finish(from, to, len, outcome)
 }
 
-/// [`copy`] towards memory whose cache lines must be written back, which is done on the way.
+/// [`copy_back`], out of the way of copies to other memory.
 #[inline(never)]
-fn copy_back(
+fn copy_back_apart(
     from: &mut MemReader<'_>,
     to: &mut MemWriter<'_>,
     len: usize,
     lines: WriteBack,
 ) -> Result<usize, CopyError> {
-    let streaming = len >= STREAM_BACK_MIN;
+    copy_back(from, to, len, lines)
+}
+
+/// [`copy`] towards memory whose cache lines must be written back, which is done on the way. `len` is what both sides have.
+#[inline]
+pub(crate) fn copy_back(
+    from: &mut MemReader<'_>,
+    to: &mut MemWriter<'_>,
+    len: usize,
+    lines: WriteBack,
+) -> Result<usize, CopyError> {
+    let streaming = len >= STREAM_BACK_MIN || len >= 64 && to.addr.is_multiple_of(64);
     #[cfg(feature = "testing")]
     let recorded = record::storing(to.addr, len, streaming);
     let outcome = if streaming {

@@ -75,21 +75,24 @@ pub enum DeepFlush {
 /// [`Flusher`] is told.
 #[inline]
 pub fn copy_persist(from: &mut MemReader<'_>, to: &mut MemWriter<'_>) -> Result<usize, CopyError> {
+    let Some(lines) = to.write_back else { return copy_and_sync(from, to) };
+    let len = from.remaining().min(to.remaining());
+    let result = copy::copy_back(from, to, len, lines);
+    fence();
+    result
+}
+
+#[inline(never)]
+fn copy_and_sync(from: &mut MemReader<'_>, to: &mut MemWriter<'_>) -> Result<usize, CopyError> {
     let place = to.place();
     let result = copy::copy(from, to);
     fence();
-    match place {
-        Some((region, offset)) if region.backing.durability() == Durability::Msync => {
-            sync_copied(region, offset, result)
-        }
-        _ => result,
+    if let Some((region, offset)) = place
+        && region.backing.durability() == Durability::Msync
+    {
+        let moved = result.unwrap_or_else(|error| error.moved);
+        persist(region, offset, moved as u64).map_err(|fault| CopyError { moved: 0, fault })?;
     }
-}
-
-#[cold]
-fn sync_copied(region: &Inner, offset: u64, result: Result<usize, CopyError>) -> Result<usize, CopyError> {
-    let moved = result.unwrap_or_else(|error| error.moved);
-    persist(region, offset, moved as u64).map_err(|fault| CopyError { moved: 0, fault })?;
     result
 }
 
