@@ -4,7 +4,8 @@
 //! # Ordering contract
 //! Non-temporal stores and cache-line write-backs are followed by one [`fence`] by the storing thread before its
 //! completions are published. That makes the data visible in order and covers it by a FLUSH from any other queue.
-//! FLUSH and FUA then add what the medium still needs: nothing, or `fdatasync`/`msync` for a page cache.
+//! FLUSH and FUA then add what the medium still needs: nothing, or `fdatasync`/`msync` for a page cache. A hole that was
+//! punched is the file system's, and needs `fdatasync` wherever there is one.
 //!
 //! # Sticky errors
 //! A failed FLUSH or FUA may have lost data that the kernel will not complain about twice. So every failure of a region
@@ -81,14 +82,18 @@ pub(crate) fn persist(region: &Inner, offset: u64, len: u64) -> Result<(), Fault
         return Err(Fault::Gone);
     };
     let result = match region.backing.durability() {
-        Durability::Volatile | Durability::Fence => {
+        Durability::Volatile => {
             fence();
             Ok(())
+        }
+        Durability::Fence => {
+            fence();
+            sync_punches(region)
         }
         Durability::Clwb => {
             let result = copy::write_back(region.addr() + start, bytes);
             fence();
-            result.map_err(|_| Fault::Media)
+            result.map_err(|_| Fault::Media).and(sync_punches(region))
         }
         Durability::Msync => {
             fence();
@@ -97,6 +102,11 @@ pub(crate) fn persist(region: &Inner, offset: u64, len: u64) -> Result<(), Fault
     };
     // Revoked meanwhile: what was synced may have been nothing.
     if region.len() < end { Err(Fault::Gone) } else { result }
+}
+
+/// Makes holes durable where no fence does.
+fn sync_punches(region: &Inner) -> Result<(), Fault> {
+    if region.owes_sync() { region.flush_errors.sync(|| region.sync_punches()).0 } else { Ok(()) }
 }
 
 /// One user's way to FLUSH: everything stored so far, by whichever queue, is durable when it returns.
@@ -119,7 +129,7 @@ impl Flusher {
         let (result, failures) = self.region.flush_errors.sync(|| match by_kernel {
             _ if self.region.len() == 0 => Ok(()),
             true => self.region.backing.sync_all().map_err(Fault::from_medium).and(self.whole()),
-            false => Ok(()),
+            false => self.region.sync_punches(),
         });
         let result = self.tell(result, failures);
         // Revoked before or meanwhile: what was synced may have been nothing.
