@@ -14,6 +14,7 @@
 
 mod error;
 mod file;
+mod medium;
 mod memory;
 
 use std::path::Path;
@@ -30,6 +31,7 @@ use crate::spec::{DeviceSpec, MemorySpec, Spec};
 
 pub use self::error::{OpenError, Problem};
 pub use self::file::Made;
+pub use self::medium::open_medium;
 
 /// What a disk without memory is addressed in, at the least.
 const SECTOR: u64 = 512;
