@@ -2,7 +2,8 @@
 #![allow(unsafe_code, reason = "calls the assembly routines for single words")]
 //! Words of shared memory: rings, records, logs and doorbells are written on these in safe code.
 //!
-//! A store to a word is not written back by itself: [`Region::persist`](crate::Region::persist) does that.
+//! A store to a word is not written back by itself: [`Cell::store_back`] and [`Kmap::write_back`](crate::Kmap::write_back)
+//! do that.
 //!
 //! Each access is one instruction of the word's width, so it is what a device register wants and atomic towards every
 //! other CPU and process. x86-64 orders loads as acquire and stores as release; `fetch_or` is a full barrier.
@@ -14,7 +15,7 @@ use pageless_sys::fault::FaultRange;
 
 use crate::error::Fault;
 use crate::region::Inner;
-use crate::{Access, fault};
+use crate::{Access, fault, persist};
 
 /// An aligned word in a window.
 ///
@@ -202,6 +203,14 @@ impl<'k, T: Word> Cell<'k, T> {
             }
         }
         Ok(())
+    }
+
+    /// Writes the word, and its cache line back where that is what stores need: durable after the next
+    /// [`fence`](crate::persist::fence). See [`Kmap::write_back`](crate::Kmap::write_back).
+    #[inline]
+    pub fn store_back(&self, value: T) -> Result<(), Fault> {
+        self.store(value)?;
+        persist::write_back(self.region, self.addr, self.offset, size_of::<T>())
     }
 
     /// Sets bits and returns what was there before (full barrier).
