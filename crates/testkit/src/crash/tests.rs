@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
+mod model;
 mod toy;
 
 use super::{Config, Explorer, Failure, Kind, explore};
