@@ -40,6 +40,7 @@
 
 mod contract;
 mod explorer;
+mod look;
 mod medium;
 mod options;
 mod random;
