@@ -19,6 +19,9 @@ use std::rc::Rc;
 /// Bytes of the frames that blocks are read into.
 pub(super) const FRAMES: u64 = 256 << 10;
 
+/// Recordings of which it is checked that they lack nothing.
+const WHOLE: u64 = 4;
+
 /// One medium with one device, cut off from power again and again.
 pub struct Explorer<'t> {
     pub(super) target: &'t dyn CrashTarget,
@@ -196,8 +199,9 @@ impl<'t> Explorer<'t> {
     /// What was recorded, with the medium put back.
     fn restored(&mut self, done: Result<(), Error>) -> Result<Vec<Event>, Box<Failure>> {
         let events = self.recording.take();
+        let whole = if self.recordings < WHOLE { self.nothing_missed(&events) } else { Ok(()) };
         self.put_back(touched(&events, self.medium.granule()));
-        done.map(|()| events).map_err(|error| Box::new(Failure::of(error.to_string())))
+        done.and(whole).map(|()| events).map_err(|error| Box::new(Failure::of(error.to_string())))
     }
 
     /// Makes durable whatever these events stored.

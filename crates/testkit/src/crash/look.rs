@@ -108,6 +108,29 @@ impl Explorer<'_> {
         Ok(())
     }
 
+    /// Whether the medium holds what was recorded: else something was stored that the recorder does not see.
+    pub(super) fn nothing_missed(&mut self, events: &[Event]) -> Result<(), Error> {
+        let mut expected = self.medium.durable(0, to_usize(self.medium.len())).to_vec();
+        for event in events {
+            match &event.what {
+                What::Store { offset, bytes, .. } => {
+                    expected[to_usize(*offset)..to_usize(*offset) + bytes.len()].copy_from_slice(bytes);
+                }
+                What::Punch { offset, len } => expected[to_usize(*offset)..to_usize(offset + len)].fill(0),
+                _ => {}
+            }
+        }
+        for (index, expected) in expected.chunks(to_usize(FRAMES)).enumerate() {
+            let offset = index as u64 * FRAMES;
+            let range = self.bytes.range(offset, u32::try_from(expected.len()).unwrap_or(u32::MAX));
+            let found = self.bytes.get(&range.into())?;
+            if let Some(at) = (0..found.len()).find(|at| found[*at] != expected[*at]) {
+                return Err(Error::Target(format!("a store to byte {:#x} was not recorded", offset + at as u64)));
+            }
+        }
+        Ok(())
+    }
+
     /// Stores to the medium behind the device's back.
     fn put(&mut self, offset: u64, content: &[u8]) {
         let range = self.bytes.range(offset, u32::try_from(content.len()).unwrap_or(u32::MAX));
