@@ -90,28 +90,28 @@ impl<'t> Explorer<'t> {
         Counts { distinct: self.seen.len(), ..self.counts }
     }
 
-    /// Creates the device, with the power cut in every way; and then once without, and writes the blocks that workloads
-    /// use.
+    /// Creates the device, with the power cut in every way, and [prepares](Self::prepare) it.
     ///
     /// # Errors
     /// The cut after which something is wrong.
     pub fn create(&mut self) -> Result<(), Box<Failure>> {
-        let region = self.bytes.region().clone();
-        self.recording.take();
-        let created = self.target.create(&self.memory, &region).map_err(Error::Target);
-        let events = self.restored(created)?;
+        let events = self.creation()?;
         let (nothing, last) = (Rc::new(Allowed::new()), events.len());
         let promise = |point: usize| {
             let may_refuse = point < last;
             Promise { allowed: Rc::clone(&nothing), may_refuse, key: u128::from(may_refuse) << 64 }
         };
         self.explore(&events, &promise)?;
-        self.adopt(&events);
-        self.fill()
+        self.prepare()
     }
 
-    /// Writes the blocks that workloads use, with the power on.
-    fn fill(&mut self) -> Result<(), Box<Failure>> {
+    /// Creates the device and writes the blocks that workloads use, with the power on.
+    ///
+    /// # Errors
+    /// When that does not end well.
+    pub fn prepare(&mut self) -> Result<(), Box<Failure>> {
+        let events = self.creation()?;
+        self.adopt(&events);
         let region = self.bytes.region().clone();
         let filled = self.target.recover(&self.memory, &region).map_err(Error::Target).and_then(|device| {
             let blocks: Vec<u64> = (0..self.config.blocks).collect();
@@ -120,6 +120,13 @@ impl<'t> Explorer<'t> {
         let events = self.restored(filled)?;
         self.adopt(&events);
         Ok(())
+    }
+
+    fn creation(&mut self) -> Result<Vec<Event>, Box<Failure>> {
+        let region = self.bytes.region().clone();
+        self.recording.take();
+        let created = self.target.create(&self.memory, &region).map_err(Error::Target);
+        self.restored(created)
     }
 
     /// Does a workload with the power cut in every way. `tamper` may change what was recorded: what a device with a bug
