@@ -71,6 +71,8 @@ pub(crate) struct Inner {
     pub(crate) released: Released,
     /// Moves whenever something is deallocated: cached extents are then void.
     pub(crate) punches: AtomicU64,
+    /// `punches` when the file was last synced because of them.
+    punches_synced: AtomicU64,
     pub(crate) caps: CapsCell,
     bad: Mutex<Vec<(u64, u64)>>,
 }
@@ -89,6 +91,7 @@ impl Inner {
             backing,
             flush_errors: FlushErrors::default(),
             punches: AtomicU64::new(0),
+            punches_synced: AtomicU64::new(0),
             bad: Mutex::new(Vec::new()),
         }
     }
@@ -113,6 +116,25 @@ impl Inner {
 
     pub(crate) fn set_short_pin(&self, verdict: Pinned) {
         self.caps.set_short_pin(verdict);
+    }
+
+    /// Whether there are holes that a power cut may undo: they are the file system's doing, and where stores need no
+    /// kernel to be durable, nobody has told it since.
+    pub(crate) fn owes_sync(&self) -> bool {
+        let punches = self.punches.load(Ordering::Acquire);
+        punches != self.punches_synced.load(Ordering::Acquire)
+            && matches!(self.backing.durability(), Durability::Clwb | Durability::Fence)
+    }
+
+    /// Makes holes durable, if any have to be. One caller at a time.
+    pub(crate) fn sync_punches(&self) -> Result<(), Fault> {
+        // What is punched from here on is owed still.
+        let punches = self.punches.load(Ordering::Acquire);
+        if self.owes_sync() {
+            self.backing.sync_all().map_err(Fault::from_medium)?;
+            self.punches_synced.store(punches, Ordering::Release);
+        }
+        Ok(())
     }
 
     /// Remembers the frame at byte `offset` as bad.
