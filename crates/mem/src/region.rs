@@ -15,7 +15,7 @@ use crate::control::Released;
 use crate::extents::Extents;
 use crate::holds::Holds;
 use crate::memory::Publisher;
-use crate::persist::FlushErrors;
+use crate::persist::{Durability, FlushErrors};
 use crate::pfn::{FRAME_SIZE, FrameRange, PhysRange};
 use crate::range_lock::RangeLock;
 use crate::revoke::Wait;
