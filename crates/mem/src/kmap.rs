@@ -48,6 +48,16 @@ impl<'o> Kmap<'o> {
         }
     }
 
+    /// Asks the CPU for the line of the byte at `offset`. Never faults.
+    #[inline]
+    #[expect(unsafe_code, reason = "the prefetch intrinsic takes a pointer")]
+    pub fn prefetch_at(&self, offset: usize) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        let address = self.at.addr.wrapping_add(offset) as *const i8;
+        // SAFETY: a prefetch never faults and dereferences nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address) };
+    }
+
     /// A cursor that reads the window from its start.
     #[inline]
     pub fn reader(&self) -> MemReader<'_> {
