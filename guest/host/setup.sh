@@ -18,11 +18,11 @@ archive_of() { # name
         die "apt has no source that ends in /$1: it needs one of Debian's mirrors"
 }
 
-programs=(busybox-static cpio daxctl e2fsprogs fio kmod libnbd-bin ndctl python3-minimal qemu-system-x86 qemu-utils strace xfsprogs xz-utils zstd)
+programs=(busybox-static cpio daxctl e2fsprogs fio kmod libnbd-bin nbd-client ndctl python3-minimal qemu-system-x86 qemu-utils strace xfsprogs xz-utils zstd)
 
 # What /init or a test may load. A name that a kernel does not have is built in, or missing and then the test says so.
 modules=(nfit nd_pmem nd_e820 nd_btt dax_pmem device_dax virtio_pmem virtio_blk virtio_pci ext4 crc32c xfs nvme udmabuf
-    vfio-pci vfio_iommu_type1 hwpoison-inject null_blk loop)
+    vfio-pci vfio_iommu_type1 hwpoison-inject null_blk loop nbd)
 
 main() {
     mkdir -p "$work/kernels"
