@@ -15,15 +15,16 @@ use std::ops::ControlFlow;
 use pageless_drivers::btt::check::medium::Medium;
 use pageless_drivers::btt::check::{CheckError, CheckOptions, Counts, Finding, Report, Watch, Worth, check, repair};
 use pageless_drivers::btt::flog::{FlogEntry, FlogGroup, FlogLayout};
-use pageless_drivers::btt::info::{Identity, InfoBlock, Uuid};
+use pageless_drivers::btt::info::{Expected, Identity, InfoBlock, Uuid};
 use pageless_drivers::btt::layout::{ARENA_MIN, Follows, Geometry, LbaSize, PAGE, Placement};
 use pageless_drivers::btt::map::MapEntry;
 use pageless_mem::{Backing, Memory, Region};
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::U32;
 
-/// Few lanes: an image is small where every byte of metadata counts.
+/// Few lanes and few blocks, for which an arena has much more room: a run costs what there is to be checked.
 const NFREE: u32 = 8;
+const EXTERNAL: u32 = 120;
 const PATCH: usize = 16;
 /// Patches of one input, at most.
 const PATCHES: usize = 24;
@@ -88,7 +89,12 @@ impl Image {
             let lba_size = LbaSize::new(4096).expect("one of the sizes");
             let geometry = Geometry::new(lba_size, NFREE, size, follows).expect("large enough");
             let start = placement.offset() + number * size;
-            let block = InfoBlock::new(&identity, &geometry);
+            let mut block = InfoBlock::new(&identity, &geometry);
+            block.external_nlba = EXTERNAL.into();
+            block.internal_nlba = (EXTERNAL + NFREE).into();
+            let block = block.sealed();
+            let expected = Expected { version: placement.version(), parent_uuid: None, room: len - start };
+            let geometry = block.check(&expected).expect("good").geometry;
             store(&mut medium, start, block.as_bytes());
             store(&mut medium, start + geometry.info2off(), block.as_bytes());
             // Never a hole, of which the kernel would have to be asked each time.

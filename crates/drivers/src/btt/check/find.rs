@@ -58,15 +58,15 @@ pub fn find(medium: &mut Medium, options: CheckOptions) -> Result<Found, FindErr
         return Err(FindError::TooSmall { len, min: smallest });
     }
     let pool = pool(medium)?;
-    let placement = match (options.placement, pool) {
+    let evidence = match (options.placement, pool) {
         (Some(Placement::Pmemblk), None) => return Err(FindError::NotAPool),
-        (Some(placement), _) => placement,
-        (None, Some(_)) => Placement::Pmemblk,
+        (Some(placement), _) => Evidence::gather(medium, placement)?,
+        (None, Some(_)) => Evidence::gather(medium, Placement::Pmemblk)?,
         (None, None) => look(medium)?,
     };
+    let placement = evidence.placement;
     let pool = pool.filter(|_| placement == Placement::Pmemblk);
     let parent_uuid = pool.map(|pool| pool.poolset_uuid).or(options.parent_uuid);
-    let evidence = Evidence::gather(medium, placement)?;
     match evidence.block() {
         Some(block) => {
             let lba_size = Some(block.external_lbasize.get());
@@ -88,22 +88,23 @@ fn pool(medium: &mut Medium) -> Result<Option<Pool>, MediumError> {
 }
 
 /// Version 2.0 or 1.1, where nobody said which.
-fn look(medium: &mut Medium) -> Result<Placement, FindError> {
+fn look(medium: &mut Medium) -> Result<Evidence, FindError> {
     let whole = Evidence::gather(medium, Placement::V2_0)?;
     if whole.first.is_some() {
-        return Ok(Placement::V2_0);
+        return Ok(whole);
     }
     let shifted = Evidence::gather(medium, Placement::V1_1)?;
     match (whole.any(), shifted.any()) {
         // What is at byte 4096 may be a block that a user of version 2.0 wrote.
         (true, true) => Err(FindError::Ambiguous),
-        (true, false) => Ok(Placement::V2_0),
-        (false, _) => Ok(Placement::V1_1),
+        (true, false) => Ok(whole),
+        (false, _) => Ok(shifted),
     }
 }
 
 /// What speaks for a first arena at some place.
 struct Evidence {
+    placement: Placement,
     /// The info block there, if it is whole.
     first: Option<InfoBlock>,
     first_error: Option<InfoError>,
@@ -119,7 +120,7 @@ impl Evidence {
         let room = placement.room(medium.len());
         let version = |block: &InfoBlock| (block.major.get(), block.minor.get());
         let wanted = (placement.version().major, placement.version().minor);
-        let mut evidence = Evidence { first: None, first_error: None, torn: false, second: None };
+        let mut evidence = Evidence { placement, first: None, first_error: None, torn: false, second: None };
         if room < ARENA_MIN {
             return Ok(evidence);
         }
@@ -133,7 +134,7 @@ impl Evidence {
         let info2off = usual_second(room);
         if let Some(block) = readable(medium.get::<InfoBlock>(start + info2off))? {
             let fits = version(&block) == wanted && block.info2off.get() == info2off;
-            evidence.second = (block.check_whole().is_ok() && fits).then_some(block);
+            evidence.second = (fits && block.check_whole().is_ok()).then_some(block);
         }
         Ok(evidence)
     }
