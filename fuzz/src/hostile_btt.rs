@@ -10,6 +10,7 @@
 //! ```
 #![allow(dead_code, reason = "each target uses its own part of this file")]
 
+use std::cell::RefCell;
 use std::ops::ControlFlow;
 
 use pageless_drivers::btt::check::medium::Medium;
@@ -45,6 +46,13 @@ pub(crate) struct Image {
     pub(crate) medium: Medium,
     pub(crate) arenas: Vec<Arena>,
     undo: Vec<(u64, Vec<u8>)>,
+}
+
+thread_local!(static IMAGES: RefCell<Images> = RefCell::new(Images::new()));
+
+/// As [`Images::with`], on images that this thread has kept.
+pub(crate) fn with(input: &[u8], attempt: impl FnOnce(&mut Image)) {
+    IMAGES.with_borrow_mut(|images| images.with(input, attempt));
 }
 
 /// All images.
