@@ -219,15 +219,25 @@ impl Backing {
 
     /// Writes the pages of `[offset, offset + len)` to the medium.
     pub(crate) fn sync_range(&self, offset: usize, len: usize) -> Result<(), Errno> {
-        match &self.store {
+        #[cfg(feature = "testing")]
+        crate::testing::record::sync_begins(self.addr() + offset, len);
+        let result = match &self.store {
             Store::File { mapping, .. } => mapping.sync(offset, len).map_err(|error| error.errno()),
             _ => Ok(()),
-        }
+        };
+        #[cfg(feature = "testing")]
+        crate::testing::record::sync_ends(self.addr() + offset, result.is_ok());
+        result
     }
 
     /// Writes everything to the medium, whoever stored it.
     pub(crate) fn sync_all(&self) -> Result<(), Errno> {
-        self.file_behind().map_or(Ok(()), |file| file.sync_data().map_err(|error| error.errno()))
+        #[cfg(feature = "testing")]
+        crate::testing::record::sync_begins(self.addr(), usize::try_from(self.len).unwrap_or(usize::MAX));
+        let result = self.file_behind().map_or(Ok(()), |file| file.sync_data().map_err(|error| error.errno()));
+        #[cfg(feature = "testing")]
+        crate::testing::record::sync_ends(self.addr(), result.is_ok());
+        result
     }
 
     /// Gives up the memory from byte `from` on; all of it, and the file, from 0 on. Nobody may have an address of it.

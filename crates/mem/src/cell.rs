@@ -2,7 +2,8 @@
 #![allow(unsafe_code, reason = "calls the assembly routines for single words")]
 //! Words of shared memory: rings, records, logs and doorbells are written on these in safe code.
 //!
-//! A store to a word is not written back by itself: [`Region::persist`](crate::Region::persist) does that.
+//! A store to a word is not written back by itself: [`Cell::store_back`] and [`Kmap::write_back`](crate::Kmap::write_back)
+//! do that.
 //!
 //! Each access is one instruction of the word's width, so it is what a device register wants and atomic towards every
 //! other CPU and process. x86-64 orders loads as acquire and stores as release; `fetch_or` is a full barrier.
@@ -14,7 +15,7 @@ use pageless_sys::fault::FaultRange;
 
 use crate::error::Fault;
 use crate::region::Inner;
-use crate::{Access, fault};
+use crate::{Access, fault, persist};
 
 /// An aligned word in a window.
 ///
@@ -193,6 +194,8 @@ impl<'k, T: Word> Cell<'k, T> {
     #[inline]
     pub fn store(&self, value: T) -> Result<(), Fault> {
         self.writable()?;
+        #[cfg(feature = "testing")]
+        let _recorded = crate::testing::record::storing(self.addr, size_of::<T>(), false);
         if T::store(self.addr, value) {
             fault::fill_hole(self.region, self.offset)?;
             if T::store(self.addr, value) {
@@ -202,10 +205,20 @@ impl<'k, T: Word> Cell<'k, T> {
         Ok(())
     }
 
+    /// Writes the word, and its cache line back where that is what stores need: durable after the next
+    /// [`fence`](crate::persist::fence). See [`Kmap::write_back`](crate::Kmap::write_back).
+    #[inline]
+    pub fn store_back(&self, value: T) -> Result<(), Fault> {
+        self.store(value)?;
+        persist::write_back(self.region, self.addr, self.offset, size_of::<T>())
+    }
+
     /// Sets bits and returns what was there before (full barrier).
     #[inline]
     pub fn fetch_or(&self, bits: T) -> Result<T, Fault> {
         self.writable()?;
+        #[cfg(feature = "testing")]
+        let _recorded = crate::testing::record::storing(self.addr, size_of::<T>(), false);
         let (mut before, mut faulted) = T::fetch_or(self.addr, bits);
         if faulted {
             fault::fill_hole(self.region, self.offset)?;

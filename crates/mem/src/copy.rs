@@ -20,6 +20,8 @@ use pageless_sys::fault::FaultRange;
 use crate::Fault;
 use crate::cursor::{MemReader, MemWriter};
 use crate::error::CopyError;
+#[cfg(feature = "testing")]
+use crate::testing::record;
 
 /// Below this, bypassing the caches costs more than it saves.
 const NONTEMPORAL_MIN: usize = 512;
@@ -205,6 +207,8 @@ ranges! {
 pub fn copy(from: &mut MemReader<'_>, to: &mut MemWriter<'_>) -> Result<usize, CopyError> {
     let len = from.remaining().min(to.remaining());
     let streaming = to.streaming && len >= NONTEMPORAL_MIN;
+    #[cfg(feature = "testing")]
+    let recorded = record::storing(to.addr, len, streaming);
     let outcome = if streaming {
         // SAFETY: both runs lie in windows (module doc).
         unsafe { pageless_mem_stream(to.addr, from.addr, len) }
@@ -212,6 +216,8 @@ pub fn copy(from: &mut MemReader<'_>, to: &mut MemWriter<'_>) -> Result<usize, C
         // SAFETY: both runs lie in windows (module doc).
         unsafe { pageless_mem_copy(to.addr, from.addr, len) }
     };
+    #[cfg(feature = "testing")]
+    drop(recorded);
     if outcome.left == 0 && !to.write_back {
         from.advance(len);
         to.advance(len);
@@ -251,8 +257,12 @@ fn finish(
 /// Stores `len` zeroes.
 pub(crate) fn zero(to: &mut MemWriter<'_>, len: usize) -> Result<usize, CopyError> {
     let len = len.min(to.remaining());
+    #[cfg(feature = "testing")]
+    let recorded = record::storing(to.addr, len, false);
     // SAFETY: the run lies in a window (module doc).
     let outcome = unsafe { pageless_mem_zero(to.addr, len) };
+    #[cfg(feature = "testing")]
+    drop(recorded);
     let result = match outcome.left {
         0 => Ok(len),
         left => after_fault(to, len - left, len, |to_addr, _, left| {
@@ -280,7 +290,11 @@ fn after_fault(
 ) -> Result<usize, (usize, Option<Fault>)> {
     let (mut moved, mut filled) = (start, None);
     loop {
+        #[cfg(feature = "testing")]
+        let recorded = record::storing(to.addr + moved, len - moved, false);
         let outcome = run(to.addr + moved, moved, len - moved);
+        #[cfg(feature = "testing")]
+        drop(recorded);
         moved = len - outcome.left;
         if outcome.left == 0 {
             return Ok(len);
@@ -314,6 +328,8 @@ pub(crate) fn write_back(addr: usize, len: usize) -> Result<(), ()> {
     if len == 0 {
         return Ok(());
     }
+    #[cfg(feature = "testing")]
+    record::writing_back(addr, len);
     let (first, end) = (addr & !63, addr + len);
     let outcome = match best_write_back() {
         // SAFETY: the lines lie in a window, which is made of whole frames (module doc), and the CPU has clwb.
@@ -332,6 +348,8 @@ pub(crate) fn write_back(addr: usize, len: usize) -> Result<(), ()> {
 pub fn fence() {
     // SAFETY: every x86-64 has SSE.
     unsafe { std::arch::x86_64::_mm_sfence() };
+    #[cfg(feature = "testing")]
+    record::fenced();
 }
 
 #[cfg(test)]

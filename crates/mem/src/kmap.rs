@@ -3,10 +3,11 @@
 
 use std::marker::PhantomData;
 
-use crate::Access;
 use crate::cell::Cell;
 use crate::cursor::{MemReader, MemWriter};
+use crate::persist;
 use crate::table::Resolved;
+use crate::{Access, Fault};
 
 /// A window, for as long as the online section it was opened in. It yields cursors and cells, never a pointer.
 #[derive(Debug)]
@@ -64,5 +65,20 @@ impl<'o> Kmap<'o> {
         let addr = self.at.addr + offset;
         (addr.is_multiple_of(size_of::<T>()) && end > 0)
             .then(|| Cell::new(addr, self.access, self.at.region, self.at.offset + offset as u64))
+    }
+
+    /// Writes the cache lines of these bytes back, where that is what stores to this memory need
+    /// ([`Durability::Clwb`](crate::Durability::Clwb)); elsewhere it does nothing. For words that were stored through a
+    /// [`cell`](Self::cell): copies write back what they store. Durable after the next [`fence`](crate::persist::fence),
+    /// which a batch shares; what `msync` makes durable needs [`Region::persist`](crate::Region::persist) after the section.
+    ///
+    /// # Errors
+    /// [`Fault::Media`] where a line cannot be written back, [`Fault::Gone`] outside the window.
+    #[inline]
+    pub fn write_back(&self, offset: usize, len: usize) -> Result<(), Fault> {
+        if offset.checked_add(len).is_none_or(|end| end > self.at.len) {
+            return Err(Fault::Gone);
+        }
+        persist::write_back(self.at.region, self.at.addr + offset, self.at.offset + offset as u64, len)
     }
 }

@@ -74,6 +74,18 @@ impl FlushErrors {
     }
 }
 
+/// Writes cache lines of a region back, where its stores need that. They lie in a window; durable after the next [`fence`].
+#[inline]
+pub(crate) fn write_back(region: &Inner, addr: usize, offset: u64, len: usize) -> Result<(), Fault> {
+    if region.backing.durability() != Durability::Clwb {
+        return Ok(());
+    }
+    copy::write_back(addr, len).map_err(|()| {
+        region.note_bad(offset);
+        Fault::Media
+    })
+}
+
 /// Makes bytes of a region durable.
 pub(crate) fn persist(region: &Inner, offset: u64, len: u64) -> Result<(), Fault> {
     let end = offset.checked_add(len).filter(|end| *end <= region.len()).ok_or(Fault::Gone)?;

@@ -272,7 +272,7 @@ impl Region {
     fn deallocate(&self, offset: u64, len: u64) -> Result<(), pageless_sys::Error> {
         let inner = self.inner();
         let too_large = |value| pageless_sys::Error::TooLarge { call: "madvise", value };
-        self.changing_extents(|| match inner.backing.store() {
+        let result = self.changing_extents(|| match inner.backing.store() {
             Store::Anonymous(mapping) => {
                 let start = usize::try_from(offset).map_err(|_| too_large(offset))?;
                 mapping.discard(start, usize::try_from(len).map_err(|_| too_large(len))?)
@@ -280,7 +280,10 @@ impl Region {
             Store::File { file, .. } => file.fallocate(FallocMode::PunchHole, inner.backing.in_file(offset), len),
             #[cfg(feature = "pmem-io")]
             Store::Foreign(_) => Err(pageless_sys::Error::Call { call: "fallocate", errno: Errno::EOPNOTSUPP }),
-        })
+        });
+        #[cfg(feature = "testing")]
+        crate::testing::record::punched(inner.addr(), offset, len, result.is_ok());
+        result
     }
 
     /// Does what makes holes, and voids the extents that anybody remembers.

@@ -2,6 +2,8 @@
 #![allow(unsafe_code, reason = "breaks memory on purpose, forks, and tries addresses on the kernel")]
 //! What tests do to regions on purpose. Behind the feature `testing`, which nothing that is shipped turns on.
 
+pub mod record;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -13,6 +15,7 @@ use crate::backing::Store;
 use crate::{Access, Error, FRAME_SIZE, PhysRange, Region, cell};
 
 pub use pageless_sys::fork::Child;
+pub use record::{Recording, record};
 
 /// Breaks the frame at byte `offset` as a memory error would: `UFFDIO_POISON`. What a file holds there is left alone.
 ///

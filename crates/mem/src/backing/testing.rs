@@ -6,6 +6,7 @@ use pageless_sys::mmap::Mapping;
 use pageless_sys::{Errno, pagemap, perf};
 
 use super::{Backing, Store, frames_of};
+use crate::persist::Durability;
 use crate::region::MemKind;
 use crate::{Error, FRAME_SIZE};
 
@@ -24,6 +25,11 @@ impl Backing {
         }
         let store = Store::File { mapping, file: File::from(event) };
         Ok(Backing::new(MemKind::Foreign, "perf page", FRAME_SIZE, store))
+    }
+
+    /// An unnamed tmpfs file that is treated as if this made stores to it durable.
+    pub fn memfd_as(len: u64, durability: Durability) -> Result<Backing, Error> {
+        Ok(Backing { durability, ..Backing::memfd(len)? })
     }
 
     /// Private memory that children inherit, which no other backing is.

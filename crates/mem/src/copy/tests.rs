@@ -124,3 +124,30 @@ fn write_back_reaches_every_line_and_survives_a_fault() {
     assert_eq!((region.kind(), region.durability()), (MemKind::File, Durability::Msync));
     std::fs::remove_file(path).unwrap();
 }
+
+#[cfg(feature = "testing")]
+#[test]
+fn a_window_writes_back_where_stores_need_it_and_nowhere_else() {
+    use crate::testing::record;
+    let memory = Memory::new().unwrap();
+    for (durability, lines) in [(Durability::Clwb, 3), (Durability::Fence, 0), (Durability::Volatile, 0)] {
+        let region = memory.register(Backing::memfd_as(8192, durability).unwrap()).unwrap();
+        let recording = record::record(&region);
+        let mut reader = memory.reader();
+        let online = reader.online();
+        let window = online.kmap(region.range(64, 4096).unwrap(), Access::Write).unwrap();
+        let cell = window.cell::<u32>(8).unwrap();
+        cell.store(1).unwrap();
+        assert_eq!(window.write_back(8, 4), Ok(()));
+        assert_eq!(cell.store_back(2), Ok(()));
+        assert_eq!(window.write_back(0, 4096), Ok(()));
+        assert_eq!(
+            (window.write_back(0, 4097), window.write_back(usize::MAX, 2)),
+            (Err(Fault::Gone), Err(Fault::Gone))
+        );
+        let events = recording.take();
+        let written_back = events.iter().filter(|event| matches!(event.what, record::What::WriteBack { .. })).count();
+        assert_eq!(written_back, lines, "{durability:?}: {events:?}");
+        assert!(!events.iter().any(|event| event.what == record::What::Fence), "the fence is the batch's");
+    }
+}
