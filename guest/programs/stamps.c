@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
-/* stamps write DISK BLOCK BLOCKS WRITERS FIRST    writes for ever, and prints `@acked WRITER NUMBER` now and then
+/* stamps write DISK BLOCK BLOCKS WRITERS FIRST [COUNT]    writes, for ever unless told, and prints `@acked WRITER NUMBER` now and then
  * stamps check IMAGE BLOCK BLOCKS WRITERS < LOG    LOG: a line `WRITER FIRST ACKED` for each writer of each run before
+ * stamps order IMAGE BLOCK BLOCKS WRITERS FIRST    the same, where a write that is there says that those before it were acknowledged
  *
  * Each writer has every WRITERS-th block for itself and numbers its writes from FIRST on; the number says which block. A block is
  * filled with what it is: {number, block} over and over. So whoever finds a block knows whether it is whole, whether it is in its
@@ -15,7 +16,7 @@
 #include <unistd.h>
 
 static const char *disk;
-static uint64_t block, blocks, writers, first;
+static uint64_t block, blocks, writers, first, count = UINT64_MAX;
 
 /* A step of splitmix64: scatters numbers over all blocks of a writer. */
 static uint64_t scatter(uint64_t x)
@@ -40,7 +41,7 @@ static void *writer(void *argument)
         perror(disk);
         exit(1);
     }
-    for (uint64_t number = first;; number++) {
+    for (uint64_t number = first; number - first < count; number++) {
         uint64_t at = place(me, number);
         for (uint64_t i = 0; i < block / 8; i += 2) {
             bytes[i] = number;
@@ -57,24 +58,50 @@ static void *writer(void *argument)
                 exit(1);
         }
     }
+    return NULL;
 }
 
-static int check(void)
+/* What each block must at least be: the number of its last write that was acknowledged. */
+static uint64_t *least;
+static unsigned long long required;
+
+static void acknowledged(uint64_t who, uint64_t from, uint64_t last)
 {
-    uint64_t *least = calloc(blocks, sizeof(*least)), *bytes = malloc(block);
-    unsigned long long who, from, acked, found = 0, required = 0, bad = 0;
-    while (scanf("%llu %llu %llu", &who, &from, &acked) == 3)
-        for (uint64_t number = from; number <= acked; number++) {
-            uint64_t at = place(who, number);
-            required += least[at] == 0;
-            if (least[at] < number)
-                least[at] = number;
-        }
+    for (uint64_t number = from; number <= last; number++) {
+        uint64_t at = place(who, number);
+        required += least[at] == 0;
+        if (least[at] < number)
+            least[at] = number;
+    }
+}
+
+/* A writer waits for each write, so the last that is there says what was acknowledged. */
+static void acknowledged_by_order(FILE *image, uint64_t *bytes)
+{
+    uint64_t last[64] = { 0 };
+    for (uint64_t at = 0; at < blocks && fread(bytes, block, 1, image) == 1; at++)
+        if (last[at % writers] < bytes[0])
+            last[at % writers] = bytes[0];
+    for (uint64_t who = 0; who < writers; who++)
+        acknowledged(who, first, last[who]);
+    rewind(image);
+}
+
+static int check(int by_order)
+{
+    unsigned long long who, from, last, found = 0, bad = 0;
+    uint64_t *bytes = malloc(block);
     FILE *image = fopen(disk, "r");
+    least = calloc(blocks, sizeof(*least));
     if (image == NULL || least == NULL || bytes == NULL) {
         perror(disk);
         return 1;
     }
+    if (by_order)
+        acknowledged_by_order(image, bytes);
+    else
+        while (scanf("%llu %llu %llu", &who, &from, &last) == 3)
+            acknowledged(who, from, last);
     for (uint64_t at = 0; at < blocks; at++) {
         if (fread(bytes, block, 1, image) != 1) {
             fprintf(stderr, "%s ends at block %llu\n", disk, (unsigned long long)at);
@@ -100,8 +127,9 @@ static int check(void)
 
 int main(int argc, char **argv)
 {
-    if (argc < 6 || (strcmp(argv[1], "check") != 0 && (strcmp(argv[1], "write") != 0 || argc != 7))) {
-        fprintf(stderr, "usage: stamps write DISK BLOCK BLOCKS WRITERS FIRST | check IMAGE BLOCK BLOCKS WRITERS\n");
+    int checks = argc == 6 && strcmp(argv[1], "check") == 0, orders = argc == 7 && strcmp(argv[1], "order") == 0;
+    if (!checks && !orders && (argc < 7 || strcmp(argv[1], "write") != 0)) {
+        fprintf(stderr, "usage: stamps write|order DISK BLOCK BLOCKS WRITERS FIRST | check DISK BLOCK BLOCKS WRITERS\n");
         return 2;
     }
     disk = argv[2];
@@ -113,13 +141,17 @@ int main(int argc, char **argv)
         return 2;
     }
     blocks -= blocks % writers;
-    if (argv[1][0] == 'c')
-        return check();
-    first = strtoull(argv[6], NULL, 0);
+    if (!checks)
+        first = strtoull(argv[6], NULL, 0);
+    if (checks || orders)
+        return check(orders);
+    if (argc > 7)
+        count = strtoull(argv[7], NULL, 0);
     pthread_t threads[64];
     for (uint64_t i = 0; i < writers; i++)
         if (pthread_create(&threads[i], NULL, writer, (void *)(uintptr_t)i) != 0)
             return 1;
-    pthread_join(threads[0], NULL);
-    return 1;
+    for (uint64_t i = 0; i < writers; i++)
+        pthread_join(threads[i], NULL);
+    return 0;
 }

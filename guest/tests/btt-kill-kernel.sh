@@ -2,6 +2,7 @@
 #: about    the kernel's BTT under four writers while the power is cut; we recover it, and the kernel goes on with what we left
 #: devices  nvdimm-plain
 #: built    stamps
+#: cuts     yes
 #: kernels  6.12 7.3
 
 round=$(sed 's/.*round=\([0-9]*\).*/\1/' /proc/cmdline)

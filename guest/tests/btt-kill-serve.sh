@@ -2,6 +2,7 @@
 #: about    our BTT on persistent memory, served to the kernel's NBD client and four writers, while the power is cut; recovered here and there
 #: devices  nvdimm
 #: built    stamps
+#: cuts     yes
 #: programs nbd-client
 #: kernels  6.12 7.3
 
