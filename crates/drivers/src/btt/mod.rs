@@ -25,14 +25,38 @@
 //!   [`Info`](info::Info). A hostile medium is checked there once; arithmetic on an `Info` cannot overflow or leave the arena.
 //! * [`map`]: one word of the map, [`MapEntry`](map::MapEntry).
 //! * [`flog`]: what a lane did last, [`FlogEntry`](flog::FlogEntry), and which of two is current.
+//! * [`BttDisk`]: the disk. [`CreateOptions`] and [`OpenOptions`] say how it is to be, [`Promise`] what its sectors are safe
+//!   from, [`Trouble`] what is wrong with its medium.
 //! * [`check()`](check::check): everything that is wrong with a medium, and what can be repaired without a guess.
 //!
 //! # What it is not
 //! A format of ours: it is that of Linux (`drivers/nvdimm/btt.c`), of the UEFI specification (section "Block Translation
 //! Table") and of PMDK 1.12's `libpmemblk`, bit for bit. The modules of the format know bytes and no memory.
 
+mod arena;
 pub mod check;
+mod create;
+mod device;
+mod error;
 pub mod flog;
 pub mod info;
+mod io;
+mod lanes;
 pub mod layout;
 pub mod map;
+mod map_locks;
+mod open;
+mod queue;
+mod read;
+mod read_table;
+mod recover;
+mod sync;
+mod trouble;
+mod write;
+mod zero;
+
+pub use create::CreateOptions;
+pub use device::{BttDisk, Promise};
+pub use error::BttError;
+pub use open::{AccessMode, OpenOptions, Order};
+pub use trouble::Trouble;

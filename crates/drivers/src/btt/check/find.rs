@@ -149,7 +149,7 @@ impl Evidence {
 }
 
 /// Where everybody puts the second info block of an arena that has so much room.
-pub(super) fn usual_second(room: u64) -> u64 {
+pub(in crate::btt) fn usual_second(room: u64) -> u64 {
     room.min(ARENA_MAX) / PAGE * PAGE - PAGE
 }
 
