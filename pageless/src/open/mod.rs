@@ -31,7 +31,7 @@ use crate::spec::{DeviceSpec, MemorySpec, Spec};
 
 pub use self::error::{OpenError, Problem};
 pub use self::file::Made;
-pub use self::medium::open_medium;
+pub use self::medium::{make_medium, open_medium};
 
 /// What a disk without memory is addressed in, at the least.
 const SECTOR: u64 = 512;
