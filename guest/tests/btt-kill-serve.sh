@@ -11,7 +11,7 @@ modprobe -a nfit nd_pmem dax_pmem device_dax nbd
 await ls /sys/bus/nd/devices/region0
 if [ "$round" = 1 ]; then
     namespace devdax -s 64M -a 4096
-    check "a BTT on /dev/dax0.0" pageless btt create /dev/dax0.0 --sector 4096
+    check "a BTT on /dev/dax0.0" pageless btt create /dev/dax0.0 --sector-size 4096
 fi
 await ls /dev/dax0.0
 # Where its bytes are in the image of the module.

@@ -11,7 +11,7 @@ modprobe -a nfit nd_pmem dax_pmem device_dax nbd
 namespace devdax -s 32M -a 4096
 resource=$(cat /sys/bus/dax/devices/dax0.0/resource)
 check_equal "the module is where its stores are recorded" 0x100000000 "$(cat /sys/bus/nd/devices/region0/resource)"
-check "a BTT on /dev/dax0.0" pageless btt create /dev/dax0.0 --sector 4096
+check "a BTT on /dev/dax0.0" pageless btt create /dev/dax0.0 --sector-size 4096
 # On one processor: what it writes back is fenced where it was.
 uri='nbd+unix:///?socket=/tmp/nbd.sock'
 taskset 1 pageless serve btt:/dev/dax0.0 --nbd unix:/tmp/nbd.sock >/tmp/serve.log 2>&1 &

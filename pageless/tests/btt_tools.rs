@@ -6,7 +6,7 @@ mod common;
 use std::fs;
 use std::os::unix::fs::FileExt as _;
 
-use common::server::Server;
+use common::server::{Serve, Server};
 use common::{MIB, Scratch, fails, have, ok, run, said};
 
 const PAGELESS: &str = env!("CARGO_BIN_EXE_pageless");
@@ -242,4 +242,50 @@ fn btt_that_another_process_has_is_left_alone() {
     }
     server.stop();
     ok(PAGELESS, &["btt", "check", &path]);
+}
+
+/// Bytes go in by `copy`, come out by `copy`, and the BTT is clean in between.
+#[test]
+fn btt_is_a_disk_for_copy() {
+    let scratch = Scratch::disk();
+    let image = common::patchy(20 << 20, 3);
+    let source = scratch.file("source", &image);
+    for options in ["", ",sector=512,layout=2.0", ",sector=4160,order=strict"] {
+        let (path, back) = (scratch.path("disk.btt"), scratch.path("back"));
+        let spec = format!("btt:{path}");
+        let text = ok(PAGELESS, &["copy", &format!("file:{source}"), &format!("{spec},size=40M{options}"), "--verify"]);
+        assert!(text.contains("verified"), "{text}");
+        assert!(ok(PAGELESS, &["btt", "check", &path]).contains("consistent"));
+        ok(PAGELESS, &["copy", &spec, &format!("file:{back}")]);
+        assert!(fs::read(&back).expect("reads")[..image.len()] == image[..]);
+        let wrong = fails(PAGELESS, &["copy", &format!("file:{source}"), &format!("{spec},sector=528")]);
+        assert!(wrong.contains("not the 528 asked for"), "{wrong}");
+        for file in [path, back] {
+            fs::remove_file(file).expect("removes");
+        }
+    }
+}
+
+#[test]
+fn btt_specs_that_cannot_be_opened_say_why_and_leave_nothing() {
+    let scratch = Scratch::disk();
+    let (none, missing) = (scratch.sparse("none", 32 * MIB), scratch.path("missing"));
+    for (spec, says) in [
+        (format!("btt:{none}"), "pageless btt create"),
+        (format!("btt:{missing}"), "there is no"),
+        (format!("btt:{missing},size=1M"), "too small for a BTT"),
+        ("btt:ram:1M".into(), "too small for a BTT"),
+    ] {
+        let (code, text) = Serve::new(&spec).refused();
+        assert_eq!(code, 1, "{spec}: {text}");
+        assert!(text.contains(says), "{spec}: {text}");
+    }
+    assert!(!fs::exists(&missing).expect("looks"));
+    let server = Server::start(&format!("btt:{missing},size=32M"));
+    let (code, text) = Serve::new(&format!("btt:{missing}")).refused();
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains(&server.pid().to_string()), "names the holder: {text}");
+    assert!(server.said().contains("sectors are atomic"), "{}", server.said());
+    server.stop();
+    assert!(ok(PAGELESS, &["btt", "check", &missing]).contains("consistent"));
 }

@@ -247,5 +247,5 @@ fn libpmempool_finds_our_own_clean() {
 
 /// A new BTT of ours.
 fn create(path: &str, layout: &str, lba: usize) {
-    ok(PAGELESS, &["btt", "create", path, "--size", "18M", "--layout", layout, "--sector", &lba.to_string()]);
+    ok(PAGELESS, &["btt", "create", path, "--size", "18M", "--layout", layout, "--sector-size", &lba.to_string()]);
 }

@@ -6,9 +6,9 @@ use std::path::Path;
 use pageless::drivers::btt::check::find::{self, FindError};
 use pageless::drivers::btt::check::medium::Medium;
 use pageless::drivers::btt::check::{CheckError, CheckOptions};
-use pageless::drivers::btt::format::{FormatError, NewBtt, format};
 use pageless::drivers::btt::info::Uuid;
-use pageless::drivers::btt::layout::{DEFAULT_NFREE, LbaSize, Placement, cut};
+use pageless::drivers::btt::layout::{LayoutError, LbaSize, Placement, cut};
+use pageless::drivers::btt::{BttDisk, CreateOptions};
 use pageless::mem::Memory;
 use pageless::open::{Options, make_medium, open_medium};
 use pageless::spec::parse_size;
@@ -33,17 +33,17 @@ pub(super) fn run(args: &BttCreateArgs) -> Result<(), Failure> {
     let (region, made) = match size {
         Some(size) => {
             // Before the file is made.
-            cut(size, new.placement, new.lba_size, new.nfree).map_err(|error| failed(path, error.into()))?;
+            fits(path, size, &new)?;
             make_medium(&memory, path, size)?
         }
         None => (open_medium(&memory, path, Options::default())?, None),
     };
-    let mut medium = Medium::new(&memory, region);
-    cut(medium.len(), new.placement, new.lba_size, new.nfree).map_err(|error| failed(path, error.into()))?;
+    let mut medium = Medium::new(&memory, region.clone());
+    fits(path, medium.len(), &new)?;
     if made.is_none() && !args.force {
         vacant(&mut medium, path)?;
     }
-    format(&mut medium, &new).map_err(|error| failed(path, error))?;
+    BttDisk::create(&memory, &region, &new).map_err(|error| BttError::Create { path: path.clone(), error })?;
     if let Some(made) = made {
         made.keep();
     }
@@ -51,11 +51,13 @@ pub(super) fn run(args: &BttCreateArgs) -> Result<(), Failure> {
     info::show(&mut medium, path, options, args.json)
 }
 
-fn failed(path: &Path, error: FormatError) -> Failure {
-    BttError::Format { path: path.to_owned(), error }.into()
+fn fits(path: &Path, size: u64, new: &CreateOptions) -> Result<(), Failure> {
+    let failed = |error: LayoutError| BttError::Create { path: path.to_owned(), error: error.into() };
+    cut(size, new.placement, new.lba_size, new.nfree).map_err(failed)?;
+    Ok(())
 }
 
-fn wanted(args: &BttCreateArgs) -> Result<NewBtt, Failure> {
+fn wanted(args: &BttCreateArgs) -> Result<CreateOptions, Failure> {
     let bad = |name, text: String, why: &str| Failure::Argument { name, text, why: why.into() };
     let lba_size = LbaSize::new(args.sector_size).ok_or_else(|| {
         bad("--sector-size", args.sector_size.to_string(), "must be 512, 520, 528, 4096, 4104, 4160 or 4224")
@@ -67,13 +69,8 @@ fn wanted(args: &BttCreateArgs) -> Result<NewBtt, Failure> {
         Some(uuid) => uuid,
         None => random()?,
     };
-    Ok(NewBtt {
-        placement: Placement::from(args.layout),
-        lba_size,
-        nfree: DEFAULT_NFREE,
-        uuid,
-        parent_uuid: args.parent_uuid.unwrap_or(Uuid::NIL),
-    })
+    let options = CreateOptions::new(lba_size, Placement::from(args.layout), uuid);
+    Ok(CreateOptions { parent_uuid: args.parent_uuid.unwrap_or(Uuid::NIL), ..options })
 }
 
 fn size(text: &str) -> Result<u64, Failure> {

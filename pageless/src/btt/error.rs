@@ -3,10 +3,10 @@
 
 use std::path::{Path, PathBuf};
 
+use pageless::drivers::btt;
 use pageless::drivers::btt::check::find::FindError;
 use pageless::drivers::btt::check::repair::RepairError;
 use pageless::drivers::btt::check::{CheckError, Counts};
-use pageless::drivers::btt::format::FormatError;
 
 /// How a `btt` command ends badly.
 #[derive(Debug, thiserror::Error)]
@@ -39,11 +39,11 @@ pub(crate) enum BttError {
     },
     /// A new one could not be made.
     #[error("{}: {error}", path.display())]
-    Format {
+    Create {
         /// The medium.
         path: PathBuf,
         /// Why.
-        error: FormatError,
+        error: btt::BttError,
     },
     /// The repair could not be done.
     #[error("{}: {error}\n  the bytes that were there are in {}", path.display(), undo.display())]

@@ -27,7 +27,6 @@
 //! * [`flog`]: what a lane did last, [`FlogEntry`](flog::FlogEntry), and which of two is current.
 //! * [`BttDisk`]: the disk. [`CreateOptions`] and [`OpenOptions`] say how it is to be, [`Promise`] what its sectors are safe
 //!   from, [`Trouble`] what is wrong with its medium.
-//! * [`format()`](format::format): a new BTT on a medium.
 //! * [`check()`](check::check): everything that is wrong with a medium, and what can be repaired without a guess.
 //!
 //! # What it is not
@@ -40,7 +39,6 @@ mod create;
 mod device;
 mod error;
 pub mod flog;
-pub mod format;
 pub mod info;
 mod io;
 mod lanes;

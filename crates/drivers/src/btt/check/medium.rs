@@ -75,13 +75,6 @@ impl Medium {
         self.reader.confirm().map_err(failed)
     }
 
-    /// Makes bytes read as zeroes, durably; as a hole where there can be one.
-    pub fn clear(&mut self, offset: u64, len: u64) -> Result<(), MediumError> {
-        let failed = |fault| MediumError { offset, fault };
-        self.region.punch(offset, len).map_err(failed)?;
-        self.region.persist(offset, len).map_err(failed)
-    }
-
     /// The first byte that is not zero.
     pub fn first_data(&mut self, offset: u64, len: u64) -> Result<Option<u64>, MediumError> {
         let (mut at, end, mut buf) = (offset, offset + len, Vec::new());
