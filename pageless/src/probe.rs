@@ -66,10 +66,14 @@ struct Report {
     long_pin: String,
     send: String,
     send_zerocopy: String,
+    durability: &'static str,
+    survives_power_loss: bool,
+    flush_domain: String,
 }
 
 impl Report {
     fn new(memory: String, region: &Region, registered_in_us: u128, found: probe::Report) -> Report {
+        let domain = region.flush_domain();
         Report {
             memory,
             is: match found.class {
@@ -87,6 +91,14 @@ impl Report {
             long_pin: shown(found.long_pin),
             send: shown(found.send),
             send_zerocopy: shown(found.send_zerocopy),
+            durability: match domain.durability {
+                Durability::Volatile => "volatile",
+                Durability::Fence => "fence",
+                Durability::Clwb => "clwb",
+                Durability::Msync => "msync",
+            },
+            survives_power_loss: domain.survives_power_loss(),
+            flush_domain: domain.to_string(),
         }
     }
 }
@@ -115,6 +127,6 @@ impl fmt::Display for Report {
         ] {
             writeln!(f, "  {:<44}{verdict}", format!("{what} ({by})"))?;
         }
-        Ok(())
+        writeln!(f, "  flush domain: {}", self.flush_domain)
     }
 }

@@ -3,13 +3,16 @@
 
 use std::marker::PhantomData;
 
+use pageless_sys::cpu::WriteBack;
+
 use crate::copy;
 use crate::error::{CopyError, Fault};
 use crate::fault;
+use crate::persist::Durability;
 use crate::region::Inner;
 
 /// Where a cursor is in its region; nowhere for private memory.
-type Place<'k> = Option<(&'k Inner, u64)>;
+pub(crate) type Place<'k> = Option<(&'k Inner, u64)>;
 
 /// Reads forward through a window.
 ///
@@ -33,7 +36,8 @@ pub struct MemWriter<'k> {
     left: usize,
     place: Place<'k>,
     pub(crate) streaming: bool,
-    pub(crate) write_back: bool,
+    /// What lines are written back with, where that is what stores need.
+    pub(crate) write_back: Option<WriteBack>,
     not_send: PhantomData<*const u8>,
 }
 
@@ -77,7 +81,7 @@ impl<'k> MemReader<'k> {
             left: wanted,
             place: None,
             streaming: false,
-            write_back: false,
+            write_back: None,
             not_send: PhantomData,
         };
         let moved = copy::copy(self, &mut to)?;
@@ -103,7 +107,7 @@ impl<'k> MemWriter<'k> {
             left: len,
             place: Some((region, offset)),
             streaming: durability.prefers_nontemporal(),
-            write_back: durability == crate::persist::Durability::Clwb,
+            write_back: (durability == Durability::Clwb).then(|| region.backing.lines()),
             not_send: PhantomData,
         }
     }
@@ -147,6 +151,12 @@ impl<'k> MemWriter<'k> {
     pub fn zero(&mut self, n: usize) -> Result<(), CopyError> {
         let moved = copy::zero(self, n)?;
         if moved == n { Ok(()) } else { Err(CopyError { moved, fault: Fault::Gone }) }
+    }
+
+    /// Where it is in its region; nowhere for private memory.
+    #[inline]
+    pub(crate) fn place(&self) -> Place<'k> {
+        self.place
     }
 
     /// A store faulted `ahead` bytes on: fills the hole there, if the file behind can.

@@ -15,7 +15,7 @@ use crate::control::Released;
 use crate::extents::Extents;
 use crate::holds::Holds;
 use crate::memory::Publisher;
-use crate::persist::{Durability, FlushErrors, Flusher};
+use crate::persist::FlushErrors;
 use crate::pfn::{FRAME_SIZE, FrameRange, PhysRange};
 use crate::range_lock::RangeLock;
 use crate::revoke::Wait;
@@ -199,27 +199,6 @@ impl Region {
         let end = offset.checked_add(len).filter(|end| *end <= self.len() && len > 0)?;
         let len = u32::try_from(end - offset).unwrap_or(PhysRange::MAX_LEN).min(PhysRange::MAX_LEN);
         Some(PhysRange::at(self.frames().start().number() * FRAME_SIZE + offset, len))
-    }
-
-    /// What makes a store to this memory durable.
-    pub fn durability(&self) -> Durability {
-        self.inner().backing.durability()
-    }
-
-    /// Makes these bytes durable. `NoSpace` and `Media` as the medium says.
-    pub fn persist(&self, offset: u64, len: u64) -> Result<(), Fault> {
-        crate::persist::persist(self.inner(), offset, len)
-    }
-
-    /// The kernel stored these bytes through the frames (a receive, a read): makes such stores equal to ours, so that a
-    /// FLUSH covers them. Costs nothing where stores need no write-back.
-    pub fn stored(&self, offset: u64, len: u64) -> Result<(), Fault> {
-        if self.durability() == Durability::Clwb { self.persist(offset, len) } else { Ok(()) }
-    }
-
-    /// One user's way to FLUSH, which remembers which failures it was told.
-    pub fn flusher(&self) -> Flusher {
-        Flusher::new(Arc::clone(self.inner()))
     }
 
     /// Gives back what lies in whole frames of the range, and makes all of it read as zeroes. Never waits for I/O in

@@ -29,7 +29,7 @@ impl Backing {
 
     /// An unnamed tmpfs file that is treated as if this made stores to it durable.
     pub fn memfd_as(len: u64, durability: Durability) -> Result<Backing, Error> {
-        Ok(Backing { durability, ..Backing::memfd(len)? })
+        Ok(Backing::memfd(len)?.assuming(durability))
     }
 
     /// Private memory that children inherit, which no other backing is.

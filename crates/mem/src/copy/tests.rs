@@ -118,9 +118,10 @@ fn copies_equal_a_slice_copy_at_every_alignment() {
 fn write_back_reaches_every_line_and_survives_a_fault() {
     let (_memory, region, path) = cliff();
     let addr = region.inner().addr();
-    assert_eq!(super::write_back(addr, 4096), Ok(()));
-    assert_eq!(super::write_back(addr + 4095, 1), Ok(()));
-    assert_eq!(super::write_back(addr + 4000, 200), Err(()));
+    let how = pageless_sys::cpu::write_back();
+    assert_eq!(super::write_back(addr, 4096, how), Ok(()));
+    assert_eq!(super::write_back(addr + 4095, 1, how), Ok(()));
+    assert_eq!(super::write_back(addr + 4000, 200, how), Err(()));
     assert_eq!((region.kind(), region.durability()), (MemKind::File, Durability::Msync));
     std::fs::remove_file(path).unwrap();
 }
