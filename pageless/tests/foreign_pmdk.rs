@@ -102,7 +102,7 @@ fn our_turn(path: &str, model: &mut Model, writes: u32) {
 }
 
 fn all(peer: &mut Peer, size: u64) -> Vec<u8> {
-    let part = |at| u32::try_from((size - at).min(MIB)).expect("small");
+    let part = |at: u64| u32::try_from((size - at).min(MIB)).expect("small");
     (0..size).step_by(1 << 20).flat_map(|at| peer.read_at(at, part(at)).expect("a read")).collect()
 }
 
