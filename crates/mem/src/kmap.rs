@@ -30,6 +30,12 @@ impl<'o> Kmap<'o> {
         self.at.len
     }
 
+    /// Where it is, to be prefetched.
+    #[inline]
+    pub(crate) fn addr(&self) -> usize {
+        self.at.addr
+    }
+
     /// Asks the CPU for the first lines, so that a copy that starts soon need not wait for them. Never faults.
     #[inline]
     #[expect(unsafe_code, reason = "the prefetch intrinsic takes a pointer")]

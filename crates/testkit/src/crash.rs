@@ -40,6 +40,7 @@
 
 mod contract;
 mod explorer;
+mod look;
 mod medium;
 mod options;
 mod random;
@@ -89,14 +90,22 @@ pub struct Config {
     pub write_after: usize,
 }
 
-/// As many states as [`STATES`] says, or 20,000; the seed from `PAGELESS_SEED`, or always the same.
+/// As [`Config::of`] 20,000 states.
 impl Default for Config {
     fn default() -> Config {
+        Config::of(20_000)
+    }
+}
+
+impl Config {
+    /// As many states as [`STATES`] says, or else so many; the seed from `PAGELESS_SEED`, or always the same.
+    pub fn of(states: usize) -> Config {
         let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
+        let states = number(STATES).and_then(|states| usize::try_from(states).ok()).unwrap_or(states);
         Config {
             seed: number(crate::conformance::SEED).unwrap_or(0x7061_6765),
-            states: number(STATES).and_then(|states| usize::try_from(states).ok()).unwrap_or(20_000),
-            per_point: 100,
+            states,
+            per_point: (states / 1000).clamp(60, 400),
             points: Points::Events,
             depth: 2,
             blocks: 6,
