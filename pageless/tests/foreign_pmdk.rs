@@ -154,7 +154,7 @@ fn fio_verifies_through_its_pmemblk_engine_what_we_wrote_and_the_other_way_round
     if !ok("fio", &["--enghelp"]).contains("pmemblk") {
         return skip("fio with its pmemblk engine");
     }
-    let scratch = Scratch::disk();
+    let scratch = Scratch::shm(); // PMDK syncs each write on a disk
     for block in [512, 4096] {
         let path = scratch.path("pool.blk");
         ok("pmempool", &["create", "--write-layout", "--size", "48M", "blk", &block.to_string(), &path]);

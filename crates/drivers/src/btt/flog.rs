@@ -8,7 +8,7 @@
 use zerocopy::little_endian::U32;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::map::MapEntry;
+use super::map::{MapEntry, MapState};
 
 /// Bytes of an entry.
 pub const ENTRY_SIZE: u64 = 16;
@@ -72,6 +72,18 @@ impl FlogEntry {
     pub const fn initial(lane: u32, block: u32) -> FlogEntry {
         let entry = U32::new(MapEntry::zero(block).raw());
         FlogEntry { lba: U32::new(lane), old_map: entry, new_map: entry, seq: U32::new(Seq::FIRST.raw()) }
+    }
+
+    /// As Linux writes it, and ndctl wants it: numbers of blocks, and of the flags only an error of the old one. PMDK compares with
+    /// the map's entry, flags and all, so in a pool they stay.
+    #[must_use]
+    pub const fn plain(self) -> FlogEntry {
+        let old = MapEntry::from_raw(self.old_map.get());
+        let old = match old.state() {
+            MapState::Error => old.raw(),
+            _ => old.stripped(),
+        };
+        FlogEntry { old_map: U32::new(old), new_map: U32::new(self.new_block()), ..self }
     }
 
     /// The block that the write freed.

@@ -308,13 +308,14 @@ impl Write {
         if metadata > 0 { to.zero(metadata).map_err(|error| failed(error.fault)) } else { Ok(()) }
     }
 
-    fn flog_entry(&self, lba: u32) -> FlogEntry {
+    fn flog_entry(&self, shared: &Shared, lba: u32) -> FlogEntry {
         // An error is kept, so that whoever recovers the lane tries the block first.
         let old = match self.old.state() {
             MapState::Error => self.old,
             _ => MapEntry::normal(self.old.block(lba)),
         };
-        FlogEntry::new(lba, old, self.lane.free, self.lane.seq)
+        let entry = FlogEntry::new(lba, old, self.lane.free, self.lane.seq);
+        if shared.in_pool { entry } else { entry.plain() }
     }
 
     fn store_old(&mut self, shared: &Shared, section: &Section<'_>) -> Result<(), (Status, State)> {
@@ -336,7 +337,7 @@ impl Write {
             return Err((Status::ReadOnly, State::Failed));
         }
         let at = (self.lane.number, self.lane.next);
-        section.store_half(arena, at, &self.flog_entry(lba), Half::Old).map_err(|fault| {
+        section.store_half(arena, at, &self.flog_entry(shared, lba), Half::Old).map_err(|fault| {
             let state = if fault == Fault::Media { State::Retired } else { State::Failed };
             (fault.into(), state)
         })
@@ -345,7 +346,9 @@ impl Write {
     fn store_new(&mut self, shared: &Shared, section: &Section<'_>) -> Result<(), (Status, State)> {
         let (arena, lba) = shared.locate(self.external);
         let at = (self.lane.number, self.lane.next);
-        section.store_half(arena, at, &self.flog_entry(lba), Half::New).map_err(|fault| self.stuck(shared, fault))
+        section
+            .store_half(arena, at, &self.flog_entry(shared, lba), Half::New)
+            .map_err(|fault| self.stuck(shared, fault))
     }
 
     fn store_map(&mut self, shared: &Shared, section: &Section<'_>) -> Result<(), (Status, State)> {
