@@ -94,6 +94,7 @@ pub(super) fn open(memory: &Memory, region: &Region, options: &OpenOptions) -> R
         region: region.clone(),
         arenas,
         lba_size,
+        in_pool: report.found.placement == Placement::Pmemblk,
         locks: MapLocks::new(lanes as usize),
         reads: Arc::new(ReadTable::new()),
         troubles: Troubles::new(troubles),
