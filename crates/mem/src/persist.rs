@@ -24,6 +24,7 @@ mod flusher;
 
 use pageless_sys::Error as SysError;
 
+use crate::bad;
 use crate::copy;
 use crate::cursor::{MemReader, MemWriter};
 use crate::error::CopyError;
@@ -102,8 +103,8 @@ pub(crate) fn write_back(region: &Inner, addr: usize, offset: u64, len: usize) -
     if region.backing.durability() != Durability::Clwb {
         return Ok(());
     }
-    copy::write_back(addr, len, region.backing.lines()).map_err(|()| {
-        region.note_bad(offset);
+    copy::write_back(addr, len, region.backing.lines()).map_err(|fault| {
+        bad::note(region, offset + (fault.address() & !63).saturating_sub(addr) as u64, fault.source());
         Fault::Media
     })
 }
