@@ -2,8 +2,11 @@
 //! The command line. Specs stay text here: the commands parse them, so that every bad one is shown the same way.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use pageless::drivers::btt::info::Uuid;
+use pageless::drivers::btt::layout::Placement;
 
 /// I/O to memory that has no struct page, or that the kernel will not pin.
 #[derive(Debug, Parser)]
@@ -17,6 +20,7 @@ Examples:
   pageless copy file:/data/x.img secret:64M --verify  a file into memory the kernel cannot pin
   pageless region probe secret:4M ram:16M             what may be done with memory
   pageless run -- fio job.fio                         a program that gets EFAULT from O_DIRECT
+  pageless btt check /mnt/pm/disk.btt                 a disk of atomic sectors, checked
   pageless help specs                                 every kind of memory and device"
 )]
 pub(crate) struct Cli {
@@ -33,6 +37,11 @@ pub(crate) enum Command {
     Region {
         #[command(subcommand)]
         command: RegionCommand,
+    },
+    /// Block translation tables: disks in memory whose sectors no power failure tears
+    Btt {
+        #[command(subcommand)]
+        command: BttCommand,
     },
     /// Show this help, a command's, or `specs`
     #[command(after_help = "\
@@ -158,6 +167,138 @@ pub(crate) struct ProbeArgs {
     #[arg(required = true)]
     pub(crate) spec: Vec<String>,
     /// One JSON object per memory on stdout
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BttCommand {
+    Create(BttCreateArgs),
+    /// Say what the info blocks of a BTT say
+    #[command(after_help = "\
+Examples:
+  pageless btt info /mnt/pm/disk.btt
+  pageless btt info pool.blk --json")]
+    Info(BttCheckArgs),
+    /// Look for everything that is wrong with a BTT
+    #[command(after_help = "\
+Reads the info blocks, the flog and the map; each internal block must belong to exactly one external block or lane. A
+write that was cut off is `unfinished` and not wrong: whoever opens the BTT finishes it. Nothing is stored.
+
+Exit codes: 0 consistent, 1 inconsistent or not readable, 2 wrong arguments.
+
+Examples:
+  pageless btt check /mnt/pm/disk.btt
+  pageless btt check /dev/pmem0 --layout 2.0 --json")]
+    Check(BttCheckArgs),
+    Repair(BttRepairArgs),
+}
+
+/// Make a BTT on a file or device
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A file that does not exist is made, sparse, with --size; one that exists keeps its size. Whatever is there already, a BTT or any
+byte that is not zero, is kept unless --force says otherwise. A BTT without a parent can be used by Linux on any namespace.
+
+Exit codes: 0 made, 1 refused or went wrong (a file that was made is gone again), 2 wrong arguments.
+
+Examples:
+  pageless btt create /mnt/pm/disk.btt --size 8G
+  pageless btt create /dev/pmem0 --sector-size 512 --layout 2.0 --force")]
+pub(crate) struct BttCreateArgs {
+    /// A file, a block device or a device-DAX node
+    pub(crate) path: PathBuf,
+    /// Bytes of the file that is made
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) size: Option<String>,
+    /// Bytes of a block with its metadata: 512, 520, 528, 4096, 4104, 4160, 4224
+    #[arg(long, value_name = "BYTES", default_value_t = 4096)]
+    pub(crate) sector_size: u32,
+    /// Where the first arena begins: 1.1 at byte 4096, 2.0 at byte 0
+    #[arg(long, value_name = "LAYOUT", default_value = "1.1", alias = "version")]
+    pub(crate) layout: Layout,
+    /// Its UUID; a random one unless given
+    #[arg(long, value_name = "UUID")]
+    pub(crate) uuid: Option<Uuid>,
+    /// The UUID of the namespace around it; none unless given
+    #[arg(long, value_name = "UUID")]
+    pub(crate) parent_uuid: Option<Uuid>,
+    /// Overwrite what is there
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// One JSON object on stdout, as `info` has it
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What a BTT lies on
+#[derive(Debug, Args)]
+pub(crate) struct BttPlace {
+    /// A file, a block device, a device-DAX node, or a PMDK pmemblk pool
+    pub(crate) path: PathBuf,
+    /// Where its first arena begins: 1.1 at byte 4096, 2.0 at byte 0, pool at byte 8192; found out unless given
+    #[arg(long, value_name = "LAYOUT")]
+    pub(crate) layout: Option<Layout>,
+    /// The UUID of the namespace around it, which its info blocks must have
+    #[arg(long, value_name = "UUID")]
+    pub(crate) parent_uuid: Option<Uuid>,
+}
+
+/// A layout by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Layout {
+    #[value(name = "1.1")]
+    V1_1,
+    #[value(name = "2.0")]
+    V2_0,
+    #[value(name = "pool")]
+    Pool,
+}
+
+impl From<Layout> for Placement {
+    fn from(layout: Layout) -> Placement {
+        match layout {
+            Layout::V1_1 => Placement::V1_1,
+            Layout::V2_0 => Placement::V2_0,
+            Layout::Pool => Placement::Pmemblk,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BttCheckArgs {
+    #[command(flatten)]
+    pub(crate) place: BttPlace,
+    /// One JSON object on stdout; no progress bar
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Make right what is wrong with a BTT, where there is only one way to
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Restores an info block from its copy, and finishes writes from the flog. What could only be guessed is left, and reported.
+Without --apply nothing is changed. With it, the bytes that are there go to PATH.btt-undo first, as `xxd -r` takes them.
+
+Exit codes: 0 consistent (at the end), 1 something is left or went wrong, 2 wrong arguments.
+
+Examples:
+  pageless btt repair /mnt/pm/disk.btt
+  pageless btt repair /mnt/pm/disk.btt --apply
+  pageless btt repair /dev/pmem0 --apply --undo /root/pmem0.undo --json")]
+pub(crate) struct BttRepairArgs {
+    #[command(flatten)]
+    pub(crate) place: BttPlace,
+    /// Show what would be changed, and change nothing (the default)
+    #[arg(long, conflicts_with = "apply")]
+    pub(crate) dry_run: bool,
+    /// Change it
+    #[arg(long)]
+    pub(crate) apply: bool,
+    /// Where to keep what is overwritten; a file that is not there yet
+    #[arg(long, value_name = "FILE", requires = "apply")]
+    pub(crate) undo: Option<PathBuf>,
+    /// One JSON object on stdout; no progress bar
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -9,6 +9,7 @@ use pageless::spec::{Human, SpecError};
 use pageless::sys::signal::Termination;
 use pageless::{mem, sys};
 
+use crate::btt::BttError;
 use crate::copy::CopyError;
 use crate::run::RunError;
 use crate::serve::ServeError;
@@ -38,6 +39,8 @@ pub(crate) enum Failure {
     Serve(ServeError),
     /// A program that could not be run.
     Run(RunError),
+    /// A BTT that is not as it should be.
+    Btt(BttError),
     /// A signal ended it.
     Stopped { signal: Termination, what: String, left: Option<String> },
     /// The kernel refused something no argument is to blame for.
@@ -110,6 +113,7 @@ impl fmt::Display for Failure {
             }
             Failure::Serve(error) => write!(f, "{error}"),
             Failure::Run(error) => write!(f, "{error}"),
+            Failure::Btt(error) => write!(f, "{error}"),
             Failure::Stopped { what, left, .. } => {
                 write!(f, "stopped: {what}")?;
                 left.iter().try_for_each(|left| write!(f, "\n  {left}"))
@@ -148,6 +152,12 @@ impl From<ServeError> for Failure {
 impl From<RunError> for Failure {
     fn from(error: RunError) -> Failure {
         Failure::Run(error)
+    }
+}
+
+impl From<BttError> for Failure {
+    fn from(error: BttError) -> Failure {
+        Failure::Btt(error)
     }
 }
 

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The program `pageless`: the command line over the library of the same name.
 //!
-//! [`cli`] says what can be typed, one module each does it ([`serve`], [`copy`], [`probe`], [`run`](mod@run), [`help`]), [`failure`] says how
+//! [`cli`] says what can be typed, one module each does it ([`serve`], [`copy`], [`probe`], [`run`](mod@run), [`btt`], [`help`]), [`failure`] says how
 //! a command ends badly, [`output`] what is printed where.
 #![forbid(unsafe_code)]
 
+mod btt;
 mod cli;
 mod copy;
 mod failure;
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
         Command::Serve(args) => serve::run(&args),
         Command::Copy(args) => copy::run(&args),
         Command::Region { command: RegionCommand::Probe(args) } => probe::run(&args),
+        Command::Btt { command } => btt::run(&command),
         Command::Help { topic } => help::text(&topic).and_then(|text| output::text(&text)),
     };
     ended(result.map(|()| ExitCode::SUCCESS))

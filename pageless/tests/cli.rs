@@ -19,9 +19,17 @@ fn refused(args: &[&str]) -> (i32, String) {
 
 #[test]
 fn every_command_has_help_with_examples() {
-    for args in
-        [&["--help"][..], &["serve", "--help"], &["copy", "--help"], &["run", "--help"], &["region", "probe", "--help"]]
-    {
+    for args in [
+        &["--help"][..],
+        &["serve", "--help"],
+        &["copy", "--help"],
+        &["run", "--help"],
+        &["region", "probe", "--help"],
+        &["btt", "create", "--help"],
+        &["btt", "info", "--help"],
+        &["btt", "check", "--help"],
+        &["btt", "repair", "--help"],
+    ] {
         let help = ok(PAGELESS, args);
         assert!(help.contains("Examples:") && help.contains("pageless "), "{args:?}:\n{help}");
     }
@@ -63,7 +71,7 @@ fn usage_errors() {
         (&["copy", "ram:16M", "null:16M", "--depth", "0"], "--depth"),
         (&["region", "probe"], "Usage: pageless region probe"),
         (&["region", "probe", "file:x"], "nothing to probe"),
-        (&["help", "nosuch"], "serve, copy, run, region, help"),
+        (&["help", "nosuch"], "serve, copy, run, region, btt, help"),
     ];
     for (args, says) in cases {
         let (code, text) = refused(args);

@@ -26,6 +26,7 @@
 //! [`Region`](pageless_mem::Region). It knows no export and no wire.
 #![forbid(unsafe_code)]
 
+pub mod btt;
 pub mod dax_file;
 pub mod file;
 mod memory_disk;

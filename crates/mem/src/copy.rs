@@ -12,6 +12,7 @@
 //! Every routine either finishes or stops at a fault with the number of bytes left. String instructions stop at the very
 //! byte; the 64-byte loop stops before the block, and [`copy`] then takes the plain routine up to the byte.
 
+pub(crate) mod ahead;
 pub(crate) mod stream;
 
 use std::arch::global_asm;
@@ -29,6 +30,8 @@ pub(crate) use stream::write_back;
 
 #[cfg(feature = "testing")]
 use crate::testing::record;
+
+pub use ahead::copy_ahead;
 
 /// Below this, bypassing the caches costs more than it saves.
 const NONTEMPORAL_MIN: usize = 512;
@@ -136,38 +139,31 @@ ranges! {
 #[inline]
 pub fn copy(from: &mut MemReader<'_>, to: &mut MemWriter<'_>) -> Result<usize, CopyError> {
     let len = from.remaining().min(to.remaining());
-    if let Some(lines) = to.write_back {
-        return copy_back_apart(from, to, len, lines);
+    if to.streaming || to.write_back.is_some() {
+        return copy_past_caches(from, to, len);
     }
-    let streaming = to.streaming && len >= NONTEMPORAL_MIN;
-    #[cfg(feature = "testing")]
-    let recorded = record::storing(to.addr, len, streaming);
-    let outcome = if streaming {
-        // SAFETY: both runs lie in windows (module doc); the width is this processor's.
-        unsafe { stream(Width::best(), to.addr, from.addr, len) }
-    } else {
-        // SAFETY: both runs lie in windows (module doc).
-        unsafe { pageless_mem_copy(to.addr, from.addr, len) }
-    };
-    #[cfg(feature = "testing")]
-    drop(recorded);
-    if outcome.left == 0 {
-        from.advance(len);
-        to.advance(len);
-        return Ok(len);
+    let outcome = store(from, to, len, false);
+    if outcome.left != 0 {
+        return finish(from, to, len, outcome);
     }
-    finish(from, to, len, outcome)
+    from.advance(len);
+    to.advance(len);
+    Ok(len)
 }
 
-/// [`copy_back`], out of the way of copies to other memory.
+/// [`copy`] towards memory that nobody reads soon or that keeps what it is told, out of the way of copies to other memory.
 #[inline(never)]
-fn copy_back_apart(
-    from: &mut MemReader<'_>,
-    to: &mut MemWriter<'_>,
-    len: usize,
-    lines: WriteBack,
-) -> Result<usize, CopyError> {
-    copy_back(from, to, len, lines)
+fn copy_past_caches(from: &mut MemReader<'_>, to: &mut MemWriter<'_>, len: usize) -> Result<usize, CopyError> {
+    if let Some(lines) = to.write_back {
+        return copy_back(from, to, len, lines);
+    }
+    let outcome = store(from, to, len, len >= NONTEMPORAL_MIN);
+    if outcome.left != 0 {
+        return finish(from, to, len, outcome);
+    }
+    from.advance(len);
+    to.advance(len);
+    Ok(len)
 }
 
 /// [`copy`] towards memory whose cache lines must be written back, which is done on the way. `len` is what both sides have.
@@ -179,17 +175,7 @@ pub(crate) fn copy_back(
     lines: WriteBack,
 ) -> Result<usize, CopyError> {
     let streaming = len >= STREAM_BACK_MIN || len >= 64 && to.addr.is_multiple_of(64);
-    #[cfg(feature = "testing")]
-    let recorded = record::storing(to.addr, len, streaming);
-    let outcome = if streaming {
-        // SAFETY: both runs lie in windows (module doc); the width is this processor's.
-        unsafe { stream(Width::best(), to.addr, from.addr, len) }
-    } else {
-        // SAFETY: both runs lie in windows (module doc).
-        unsafe { pageless_mem_copy(to.addr, from.addr, len) }
-    };
-    #[cfg(feature = "testing")]
-    drop(recorded);
+    let outcome = store(from, to, len, streaming);
     if outcome.left != 0 {
         return finish(from, to, len, outcome);
     }
@@ -197,6 +183,20 @@ pub(crate) fn copy_back(
     from.advance(len);
     to.advance(len);
     Ok(len)
+}
+
+/// Stores `len` bytes by the one routine or the other.
+#[inline]
+fn store(from: &MemReader<'_>, to: &MemWriter<'_>, len: usize, streaming: bool) -> Outcome {
+    #[cfg(feature = "testing")]
+    let _recorded = record::storing(to.addr, len, streaming);
+    if streaming {
+        // SAFETY: both runs lie in windows (module doc); the width is this processor's.
+        unsafe { stream(Width::best(), to.addr, from.addr, len) }
+    } else {
+        // SAFETY: both runs lie in windows (module doc).
+        unsafe { pageless_mem_copy(to.addr, from.addr, len) }
+    }
 }
 
 /// What is left to do after a fault.

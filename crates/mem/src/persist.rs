@@ -8,7 +8,8 @@
 //! # Ordering contract
 //! Non-temporal stores and cache-line write-backs are followed by one [`fence`] by the storing thread before its
 //! completions are published. That makes the data visible in order and covers it by a FLUSH from any other queue.
-//! FLUSH and FUA then add what the medium still needs: nothing, or `fdatasync`/`msync` for a page cache.
+//! FLUSH and FUA then add what the medium still needs: nothing, or `fdatasync`/`msync` for a page cache. A hole that was
+//! punched is the file system's, and needs `fdatasync` wherever there is one.
 //!
 //! # Doing it
 //! | | writes back | fence | page cache |
@@ -111,9 +112,6 @@ pub(crate) fn write_back(region: &Inner, addr: usize, offset: u64, len: usize) -
 
 /// Makes bytes of a region durable.
 pub(crate) fn persist(region: &Inner, offset: u64, len: u64) -> Result<(), Fault> {
-    if region.backing.durability() == Durability::Msync {
-        fence();
-    }
     let result = start(region, offset, len);
     fence();
     result
@@ -126,14 +124,25 @@ fn start(region: &Inner, offset: u64, len: u64) -> Result<(), Fault> {
         return Err(Fault::Gone);
     };
     let result = match region.backing.durability() {
-        Durability::Volatile | Durability::Fence => Ok(()),
-        Durability::Clwb => write_back(region, region.addr() + start, offset, bytes),
+        Durability::Volatile => Ok(()),
+        Durability::Fence => sync_punches(region),
+        Durability::Clwb => {
+            // Others may have acknowledged what lies there.
+            let written = write_back(region, region.addr() + start, offset, bytes);
+            written.inspect_err(|_| region.flush_errors.note()).and_then(|()| sync_punches(region))
+        }
         Durability::Msync => {
+            fence();
             region.flush_errors.sync(|| region.backing.sync_range(start, bytes).map_err(Fault::from_medium)).0
         }
     };
     // Revoked meanwhile: what was synced may have been nothing.
     if region.len() < end { Err(Fault::Gone) } else { result }
+}
+
+/// Makes holes durable where no fence does.
+fn sync_punches(region: &Inner) -> Result<(), Fault> {
+    if region.owes_sync() { region.flush_errors.sync(|| region.sync_punches()).0 } else { Ok(()) }
 }
 
 impl Region {

@@ -16,7 +16,7 @@ use crate::control::Released;
 use crate::extents::Extents;
 use crate::holds::Holds;
 use crate::memory::Publisher;
-use crate::persist::FlushErrors;
+use crate::persist::{Durability, FlushErrors};
 use crate::pfn::{FRAME_SIZE, FrameRange, PhysRange};
 use crate::range_lock::RangeLock;
 use crate::revoke::Wait;
@@ -72,6 +72,8 @@ pub(crate) struct Inner {
     pub(crate) released: Released,
     /// Moves whenever something is deallocated: cached extents are then void.
     pub(crate) punches: AtomicU64,
+    /// `punches` when the file was last synced because of them.
+    punches_synced: AtomicU64,
     pub(crate) caps: CapsCell,
     pub(crate) bad: BadList,
 }
@@ -87,11 +89,13 @@ impl Inner {
             backing,
             flush_errors: FlushErrors::default(),
             punches: AtomicU64::new(0),
+            punches_synced: AtomicU64::new(0),
             bad: BadList::default(),
         }
     }
 
     /// Bytes that there still are.
+    #[inline]
     pub(crate) fn len(&self) -> u64 {
         self.holds.end()
     }
@@ -110,6 +114,25 @@ impl Inner {
 
     pub(crate) fn set_short_pin(&self, verdict: Pinned) {
         self.caps.set_short_pin(verdict);
+    }
+
+    /// Whether there are holes that a power cut may undo: they are the file system's doing, and where stores need no
+    /// kernel to be durable, nobody has told it since.
+    pub(crate) fn owes_sync(&self) -> bool {
+        let punches = self.punches.load(Ordering::Acquire);
+        punches != self.punches_synced.load(Ordering::Acquire)
+            && matches!(self.backing.durability(), Durability::Clwb | Durability::Fence)
+    }
+
+    /// Makes holes durable, if any have to be. One caller at a time.
+    pub(crate) fn sync_punches(&self) -> Result<(), Fault> {
+        // What is punched from here on is owed still.
+        let punches = self.punches.load(Ordering::Acquire);
+        if self.owes_sync() {
+            self.backing.sync_all().map_err(Fault::from_medium)?;
+            self.punches_synced.store(punches, Ordering::Release);
+        }
+        Ok(())
     }
 
     /// Bytes of ours that this region costs, wherever they are.
@@ -142,6 +165,7 @@ impl Region {
         Region(Arc::new(Owner { inner, publisher }))
     }
 
+    #[inline]
     pub(crate) fn inner(&self) -> &Arc<Inner> {
         &self.0.inner
     }
@@ -152,11 +176,13 @@ impl Region {
 
     /// Bytes: as many as were registered, unless some were cut off since; 0 once it is revoked.
     #[expect(clippy::len_without_is_empty, reason = "a region is never empty, and `revoked` says when it is gone")]
+    #[inline]
     pub fn len(&self) -> u64 {
         self.inner().len()
     }
 
     /// Its frames: those of the bytes that [`Region::extend`] may open too.
+    #[inline]
     pub fn frames(&self) -> FrameRange {
         self.inner().frames
     }
@@ -182,6 +208,7 @@ impl Region {
     }
 
     /// `len` bytes at `offset`, or the prefix of them that one [`PhysRange`] can name. `None` outside the region.
+    #[inline]
     pub fn range(&self, offset: u64, len: u64) -> Option<PhysRange> {
         let end = offset.checked_add(len).filter(|end| *end <= self.len() && len > 0)?;
         let len = u32::try_from(end - offset).unwrap_or(PhysRange::MAX_LEN).min(PhysRange::MAX_LEN);

@@ -31,6 +31,12 @@ pub enum Error {
     /// A bio came back that was not submitted, or more than one for one.
     #[error("completions do not match what was submitted: {0:?}")]
     Strange(Vec<Completion>),
+    /// A thread of a test panicked.
+    #[error("a thread panicked")]
+    Panicked,
+    /// A device that is explored said something else than yes.
+    #[error("{0}")]
+    Target(String),
     /// The frames of a test cannot be touched.
     #[error("the frames: {0:?}")]
     Frames(Fault),

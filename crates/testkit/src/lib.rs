@@ -12,6 +12,7 @@
 //! # Types
 //! * [`conformance()`] runs random steps against a [`ModelDisk`] and shrinks what fails.
 //! * [`Faulty`] makes a device fail, delay, refuse; [`Narrow`] makes it take less at once.
+//! * [`Explorer`](crash::Explorer) cuts the power of a device at every store, and looks what recovery makes of it.
 //! * [`FakeFunction`] is a PCI function that can be pulled out.
 //! * [`Blocking`] does one bio at a time, [`TestFrames`] is memory with bytes in it, [`TestRegion`] a region of a kind.
 //!
@@ -21,6 +22,7 @@
 
 pub mod blocking;
 pub mod conformance;
+pub mod crash;
 mod error;
 pub mod fake_pci;
 pub mod faults;

@@ -56,7 +56,7 @@ impl Flusher {
         let (result, failures) = self.region.flush_errors.sync(|| match by_kernel {
             _ if self.region.len() == 0 => Ok(()),
             true => self.region.backing.sync_all().map_err(Fault::from_medium).and(self.whole()),
-            false => Ok(()),
+            false => self.region.sync_punches(),
         });
         let result = self.tell(result, failures);
         // Revoked before or meanwhile: what was synced may have been nothing.

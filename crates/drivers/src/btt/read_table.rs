@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! [`ReadTable`]: which internal blocks are being read, so that none of them is written meanwhile.
+//!
+//! # Read contract
+//! A reader publishes the block that the map names, and then looks at the map again: if it still names that block, nobody
+//! stores to the block until the reader is done. A writer that freed a block changes the map first, then looks here, and
+//! leaves a block alone that anybody has published. Between its two steps each side has a full fence, so at least one of
+//! them sees the other. A writer never waits with a lock held, and a reader never waits, so the wait is as long as a copy.
+
+use std::sync::Arc;
+
+use super::sync::{AtomicU64, Mutex, Ordering, fence, lock};
+
+/// Blocks that one queue reads at once.
+pub(super) const AT_ONCE: usize = 16;
+
+/// Queues that there can be.
+const PLACES: usize = if cfg!(loom) { 2 } else { 256 };
+
+/// A block of an arena.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(super) struct Block(u64);
+
+impl Block {
+    /// No block at all.
+    pub(super) const NONE: Block = Block(u64::MAX);
+
+    pub(super) const fn new(arena: u32, block: u32) -> Block {
+        Block((arena as u64) << 32 | block as u64)
+    }
+}
+
+/// What one queue reads.
+#[derive(Debug)]
+#[repr(align(128))]
+struct Reads {
+    count: AtomicU64,
+    blocks: [AtomicU64; AT_ONCE],
+}
+
+/// The table.
+#[derive(Debug)]
+pub(super) struct ReadTable {
+    places: Box<[Reads]>,
+    taken: Mutex<Box<[bool]>>,
+    /// Places that have ever been taken: the first so many.
+    used: AtomicU64,
+}
+
+impl ReadTable {
+    pub(super) fn new() -> ReadTable {
+        let reads =
+            |_| Reads { count: AtomicU64::new(0), blocks: std::array::from_fn(|_| AtomicU64::new(Block::NONE.0)) };
+        ReadTable {
+            places: (0..PLACES).map(reads).collect(),
+            taken: Mutex::new(vec![false; PLACES].into()),
+            used: AtomicU64::new(0),
+        }
+    }
+
+    /// A place for one more queue, if there is one.
+    pub(super) fn enter(self: &Arc<Self>) -> Option<Place> {
+        let mut taken = lock(&self.taken);
+        let index = taken.iter().position(|taken| !taken)?;
+        taken[index] = true;
+        self.used.fetch_max(index as u64 + 1, Ordering::SeqCst);
+        Some(Place { table: Arc::clone(self), index })
+    }
+
+    /// To be called between the change of the map that freed a block, and [`ReadTable::reads`].
+    pub(super) fn look() {
+        fence(Ordering::SeqCst);
+    }
+
+    /// Whether anybody reads the block.
+    pub(super) fn reads(&self, block: Block) -> bool {
+        let used = usize::try_from(self.used.load(Ordering::SeqCst)).unwrap_or(PLACES).min(PLACES);
+        self.places[..used].iter().any(|place| {
+            let count = usize::try_from(place.count.load(Ordering::Acquire)).unwrap_or(AT_ONCE).min(AT_ONCE);
+            place.blocks[..count].iter().any(|read| read.load(Ordering::Acquire) == block.0)
+        })
+    }
+}
+
+/// One queue's place in the table.
+#[derive(Debug)]
+pub(super) struct Place {
+    table: Arc<ReadTable>,
+    index: usize,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        lock(&self.table.taken)[self.index] = false;
+    }
+}
+
+impl Place {
+    /// Publishes these blocks, of which there are at most [`AT_ONCE`]. Look at the map again.
+    pub(super) fn publish(&mut self, blocks: impl Iterator<Item = Block>) -> Published<'_> {
+        let reads = &self.table.places[self.index];
+        let mut count = 0;
+        for (slot, block) in reads.blocks.iter().zip(blocks) {
+            slot.store(block.0, Ordering::Release);
+            count += 1;
+        }
+        reads.count.store(count, Ordering::Release);
+        fence(Ordering::SeqCst);
+        Published { reads }
+    }
+}
+
+/// Blocks that are published, until this is dropped.
+#[derive(Debug)]
+pub(super) struct Published<'p> {
+    reads: &'p Reads,
+}
+
+impl Published<'_> {
+    /// The map named another block: publishes that one in place of the `index`th. Look at the map again.
+    pub(super) fn replace(&self, index: usize, block: Block) {
+        if let Some(slot) = self.reads.blocks.get(index) {
+            slot.store(block.0, Ordering::Release);
+            fence(Ordering::SeqCst);
+        }
+    }
+}
+
+impl Drop for Published<'_> {
+    fn drop(&mut self) {
+        self.reads.count.store(0, Ordering::Release);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_published_is_read_until_it_is_dropped() {
+        let table = Arc::new(ReadTable::new());
+        let (mut one, mut two) = (table.enter().unwrap(), table.enter().unwrap());
+        let block = |number| Block::new(1, number);
+        let first = one.publish([5, 6].map(block).into_iter());
+        let second = two.publish([6].map(block).into_iter());
+        assert!(table.reads(block(5)) && table.reads(block(6)) && !table.reads(block(7)));
+        assert!(!table.reads(Block::new(0, 5)), "of another arena");
+        first.replace(0, block(7));
+        assert!(table.reads(block(7)) && !table.reads(block(5)));
+        drop(first);
+        assert!(table.reads(block(6)) && !table.reads(block(7)));
+        drop(second);
+        assert!(!table.reads(block(6)));
+    }
+
+    #[test]
+    fn places_are_given_back() {
+        let table = Arc::new(ReadTable::new());
+        let all: Vec<Place> = std::iter::from_fn(|| table.enter()).collect();
+        assert_eq!(all.len(), PLACES);
+        drop(all);
+        assert_eq!(table.enter().unwrap().index, 0);
+    }
+}

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! [`Trouble`]: what is wrong with a medium that is in use.
+
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+
+use pageless_mem::Fault;
+
+use super::check::Finding;
+
+/// As many are kept.
+const KEPT: usize = 256;
+
+/// Something is wrong, and what that means for who uses the disk.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Trouble {
+    /// The other copy was used, or nothing had to be done.
+    Noticed(Finding),
+    /// The arena is read-only since.
+    Froze(Finding),
+    /// Reads and writes of this block fail, until it is repaired.
+    Unusable(Finding),
+    /// A lane's free block does not take bytes: the lane is not used any more.
+    LaneRetired {
+        /// Of which arena.
+        arena: u32,
+        /// Which.
+        lane: u32,
+        /// Its block.
+        block: u32,
+    },
+    /// A write is in the flog, and the map could not be changed: the arena is read-only, and the write is finished when
+    /// the disk is opened next.
+    MapNotStored {
+        /// Of which arena.
+        arena: u32,
+        /// Of which block.
+        lba: u32,
+        /// Why not.
+        fault: Fault,
+    },
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Trouble::Noticed(finding) => write!(f, "{finding}"),
+            Trouble::Froze(finding) => write!(f, "{finding}: the arena is read-only"),
+            Trouble::Unusable(finding) => write!(f, "{finding}: the block cannot be read or written"),
+            Trouble::LaneRetired { arena, lane, block } => {
+                write!(f, "arena {arena}: block {block} is bad: lane {lane} is not used any more")
+            }
+            Trouble::MapNotStored { arena, lba, fault } => write!(
+                f,
+                "arena {arena}: map[{lba}] cannot be stored ({fault:?}): the arena is read-only; to open it again finishes the write"
+            ),
+        }
+    }
+}
+
+/// All there were.
+#[derive(Debug, Default)]
+pub(super) struct Troubles(Mutex<Vec<Trouble>>);
+
+impl Troubles {
+    pub(super) fn new(troubles: Vec<Trouble>) -> Troubles {
+        Troubles(Mutex::new(troubles))
+    }
+
+    pub(super) fn tell(&self, trouble: Trouble) {
+        let mut troubles = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if troubles.len() < KEPT && !troubles.contains(&trouble) {
+            troubles.push(trouble);
+        }
+    }
+
+    pub(super) fn all(&self) -> Vec<Trouble> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}

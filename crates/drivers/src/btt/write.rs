@@ -1,0 +1,317 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! [`Writes`]: blocks that are written together.
+//!
+//! # Write contract
+//! ```text
+//!            wait until nobody reads the lane's free block
+//! data       bytes -> free block
+//!            take the map locks; the entry that the map has
+//! flog, old  {lba, old entry} -> the lane's other slot, which is not current     fence
+//! flog, new  {new entry, sequence number} in one store                           fence
+//! map        new entry in one store                                              fence
+//!            give the locks back; what the entry named is the lane's free block
+//! ```
+//! Each fence is shared by up to [`PER_QUEUE`] writes, no two of them of one block. A cut before the second fence leaves
+//! the old block, or what recovery finishes, as one after it does. What follows the data is [`commit`]'s.
+//!
+//! # Bad blocks
+//! A free block that does not take bytes holds nobody's, so its lane is set aside until the disk is opened again, and the
+//! write takes another one. A block that was freed because it could not be read is tried first: zeroes are stored to it and
+//! read back.
+
+use pageless_block::{Bio, ListCursor, Op, Status};
+use pageless_mem::{Access, Fault, Kmap, copy, copy_ahead, persist};
+
+use super::arena::Arena;
+use super::commit::commit;
+use super::device::Shared;
+use super::io::{Io, Section};
+use super::lanes::{Lane, PER_QUEUE};
+use super::map::{MapEntry, MapState};
+use super::queue::{Job, LaneSet};
+use super::read_table::ReadTable;
+use super::sync::give_way;
+use super::trouble::Trouble;
+
+/// Requests, and how far they are.
+pub(super) type Batch<'b> = (&'b [Bio], &'b mut [Job]);
+
+/// Blocks to be written.
+#[derive(Debug, Default)]
+pub(super) struct Writes {
+    blocks: Vec<Write>,
+}
+
+/// A block to be written, and the lane that does it.
+#[derive(Debug)]
+pub(super) struct Write {
+    /// Whose.
+    job: usize,
+    /// Which of its blocks.
+    index: u64,
+    /// The block of the disk.
+    pub(super) external: u64,
+    pub(super) lane: Lane,
+    /// What is stored; zeroes if the request has no frames.
+    frames: ListCursor,
+    /// The entry that the map had.
+    pub(super) old: MapEntry,
+    pub(super) state: State,
+}
+
+/// How far a write is.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// All went well.
+    Good,
+    /// Nothing of it counts; the lane is as it was.
+    Failed,
+    /// The lane's block is bad: it takes another lane.
+    BadBlock,
+    /// Nothing of it counts, and the lane's block or its place in the flog is bad.
+    Retired,
+    /// The flog has it and the map has not.
+    Committed,
+}
+
+impl Writes {
+    /// Writes a request, or the most of it: [`Writes::run`] does the rest.
+    pub(super) fn add(&mut self, shared: &Shared, io: &mut Io, lanes: &mut LaneSet, batch: &mut Batch<'_>, job: usize) {
+        let block = u64::from(shared.lba_size.block());
+        let bio = &batch.0[job];
+        let first = bio.sector.bytes() / block;
+        for index in 0..bio.len / block {
+            if !self.add_block(shared, io, lanes, batch, (job, index, first + index)) {
+                return;
+            }
+        }
+    }
+
+    /// Writes one block of a request, now or with the next ones. False when the request has failed before.
+    pub(super) fn add_block(
+        &mut self,
+        shared: &Shared,
+        io: &mut Io,
+        lanes: &mut LaneSet,
+        batch: &mut Batch<'_>,
+        (job, index, external): (usize, u64, u64),
+    ) -> bool {
+        let (arena, _) = shared.locate(external);
+        let same = |write: &Write| write.external == external;
+        // Of two writes of a block the second one frees what the first one wrote.
+        if self.blocks.len() == PER_QUEUE || self.blocks.iter().any(same) {
+            self.run(shared, io, lanes, batch);
+        }
+        if batch.1[job].failed() {
+            return false;
+        }
+        if arena.frozen() {
+            batch.1[job].fail(index, Status::ReadOnly);
+            return false;
+        }
+        if lanes.of(arena.number).is_empty() {
+            self.run(shared, io, lanes, batch);
+        }
+        let Some(lane) = lanes.of(arena.number).pop_front() else {
+            // Frozen meanwhile, or all of them lost to bad blocks.
+            let status = if arena.frozen() { Status::ReadOnly } else { Status::Media };
+            batch.1[job].fail(index, status);
+            return false;
+        };
+        let frames = batch.1[job].frames;
+        if batch.0[job].op == Op::Write {
+            batch.1[job].frames.skip(&batch.0[job].data, u64::from(shared.lba_size.block()));
+        }
+        let old = MapEntry::from_raw(0);
+        self.blocks.push(Write { job, index, external, lane, frames, old, state: State::Good });
+        true
+    }
+
+    /// Writes what waits.
+    pub(super) fn run(&mut self, shared: &Shared, io: &mut Io, lanes: &mut LaneSet, batch: &mut Batch<'_>) {
+        if self.blocks.is_empty() {
+            return;
+        }
+        self.store_data(shared, io, lanes, batch);
+        commit(shared, io, &mut self.blocks, batch.1);
+        for write in self.blocks.drain(..) {
+            let (arena, lba) = shared.locate(write.external);
+            let mut lane = write.lane;
+            match write.state {
+                State::Good => {
+                    lane.suspect = write.old.state() == MapState::Error;
+                    lane.free = write.old.block(lba);
+                    lane.next = lane.next.other();
+                    lane.seq = lane.seq.next();
+                    lanes.of(arena.number).push_back(lane);
+                }
+                State::Failed => lanes.of(arena.number).push_back(lane),
+                State::Retired => retire(shared, arena, &lane),
+                // Its arena is frozen.
+                State::Committed | State::BadBlock => {}
+            }
+        }
+    }
+
+    /// The first step: nothing that is stored here is anybody's yet.
+    fn store_data(&mut self, shared: &Shared, io: &mut Io, lanes: &mut LaneSet, (bios, jobs): &mut Batch<'_>) {
+        ReadTable::look();
+        for write in &mut self.blocks {
+            write.find_block(shared, io, lanes, jobs);
+        }
+        {
+            let section = io.section(shared);
+            let mut maps = section.maps(Access::Write);
+            for write in &self.blocks {
+                let (arena, lba) = shared.locate(write.external);
+                maps.prefetch(arena, lba);
+            }
+            for at in 0..self.blocks.len() {
+                let (now, later) = self.blocks.split_at_mut(at + 1);
+                let Some(write) = now.last_mut().filter(|write| write.state == State::Good) else { continue };
+                let ahead = later.first().and_then(|next| next.source(shared, &section, &bios[next.job]));
+                if let Err(fault) = write.store_data(shared, &section, &bios[write.job], ahead) {
+                    write.blame(shared, jobs, fault);
+                }
+            }
+        }
+        for write in &mut self.blocks {
+            while write.state == State::BadBlock {
+                write.find_block(shared, io, lanes, jobs);
+                if write.state == State::Good
+                    && let Err(fault) = write.store_data(shared, &io.section(shared), &bios[write.job], None)
+                {
+                    write.blame(shared, jobs, fault);
+                }
+            }
+        }
+        if io.reader.confirm().is_err() {
+            for write in &mut self.blocks {
+                if io.lost(shared, &bios[write.job]) {
+                    write.fail(jobs, Status::Gone, State::Failed);
+                }
+            }
+        }
+    }
+}
+
+impl Write {
+    #[cold]
+    pub(super) fn fail(&mut self, jobs: &mut [Job], status: Status, state: State) {
+        jobs[self.job].fail(self.index, status);
+        self.state = state;
+    }
+
+    /// Sees to it that the lane's block can be stored to, or takes a lane of which it can.
+    fn find_block(&mut self, shared: &Shared, io: &mut Io, lanes: &mut LaneSet, jobs: &mut [Job]) {
+        let (arena, _) = shared.locate(self.external);
+        loop {
+            if self.state == State::BadBlock {
+                let Some(other) = lanes.of(arena.number).pop_front() else {
+                    return self.fail(jobs, Status::Media, State::Retired);
+                };
+                retire(shared, arena, &std::mem::replace(&mut self.lane, other));
+                self.state = State::Good;
+            }
+            find_unread(shared, arena, &mut self.lane, lanes);
+            if !self.lane.suspect && !shared.bad(arena, self.lane.free) {
+                return;
+            }
+            match try_block(shared, io, arena, self.lane.free) {
+                Ok(()) => {
+                    self.lane.suspect = false;
+                    return;
+                }
+                Err(Fault::Media) => self.state = State::BadBlock,
+                Err(fault) => return self.fail(jobs, fault.into(), State::Failed),
+            }
+        }
+    }
+
+    /// The bytes could not be moved: because of the medium, or of the frames they come from.
+    #[cold]
+    fn blame(&mut self, shared: &Shared, jobs: &mut [Job], fault: Fault) {
+        if fault == Fault::Media {
+            shared.ails();
+        }
+        let (arena, _) = shared.locate(self.external);
+        match fault {
+            Fault::Media if shared.bad(arena, self.lane.free) => self.state = State::BadBlock,
+            _ => self.fail(jobs, fault.into(), State::Failed),
+        }
+    }
+
+    /// What is going to be stored.
+    #[inline]
+    fn source<'s>(&self, shared: &Shared, section: &'s Section<'_>, bio: &Bio) -> Option<Kmap<'s>> {
+        let mut frames = self.frames;
+        let range = frames.take(&bio.data, u64::from(shared.lba_size.block()))?;
+        section.frames(range, Access::Read).ok()
+    }
+
+    /// Stores the bytes to the free block, and has those of the next one fetched meanwhile.
+    #[inline]
+    fn store_data(
+        &self,
+        shared: &Shared,
+        section: &Section<'_>,
+        bio: &Bio,
+        mut ahead: Option<Kmap<'_>>,
+    ) -> Result<(), Fault> {
+        let (arena, _) = shared.locate(self.external);
+        let window = section.block(arena, self.lane.free, Access::Write)?;
+        let mut to = window.writer().streaming();
+        let (block, metadata) = (shared.lba_size.block() as usize, shared.lba_size.metadata() as usize);
+        if bio.op != Op::Write {
+            return to.zero(block + metadata).map_err(|error| error.fault);
+        }
+        let (mut frames, mut left) = (self.frames, block as u64);
+        while let Some(range) = frames.take(&bio.data, left) {
+            let window = section.frames(range, Access::Read)?;
+            let copied = match ahead.take() {
+                Some(next) => copy_ahead(&mut window.reader(), &mut to, &next),
+                None => copy(&mut window.reader(), &mut to),
+            };
+            copied.map_err(|error| error.fault)?;
+            left -= u64::from(range.len());
+        }
+        if metadata > 0 { to.zero(metadata).map_err(|error| error.fault) } else { Ok(()) }
+    }
+}
+
+/// Exchanges the lane for one whose free block nobody reads, and waits where there is none: as long as a copy takes.
+fn find_unread(shared: &Shared, arena: &Arena, lane: &mut Lane, lanes: &mut LaneSet) {
+    let mut tried = 0;
+    while shared.reads.reads(arena.block(lane.free)) {
+        let others = lanes.of(arena.number);
+        if let Some(other) = others.pop_front() {
+            others.push_back(std::mem::replace(lane, other));
+        }
+        tried += 1;
+        if tried > others.len() {
+            give_way();
+            tried = 0;
+        }
+    }
+}
+
+/// Stores zeroes to a block and reads them back.
+#[cold]
+fn try_block(shared: &Shared, io: &mut Io, arena: &Arena, block: u32) -> Result<(), Fault> {
+    let section = io.section(shared);
+    let window = section.block(arena, block, Access::Write)?;
+    window.writer().streaming().zero(window.len()).map_err(|error| error.fault)?;
+    persist::fence();
+    let mut from = window.reader();
+    let mut bytes = [0; 512];
+    while from.remaining() > 0 {
+        let len = from.remaining().min(bytes.len());
+        from.read(&mut bytes[..len]).map_err(|error| error.fault)?;
+    }
+    Ok(())
+}
+
+#[cold]
+fn retire(shared: &Shared, arena: &Arena, lane: &Lane) {
+    shared.troubles.tell(Trouble::LaneRetired { arena: arena.number, lane: lane.number, block: lane.free });
+}

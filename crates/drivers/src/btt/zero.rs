@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Zeroes and discards: by the map alone, which Linux and PMDK read as zeroes too.
+//!
+//! The block stays with its LBA, so nothing is given to anybody, and no flog entry is needed: one store of the map does it.
+//! A block whose entry says that it cannot be read is written instead, so that it is exchanged for another one. Where the
+//! submitter wants the blocks to stay allocated (`NO_UNMAP`), zeroes are written in any case.
+
+use pageless_block::{Flags, Op, Status};
+use pageless_mem::{Access, Extent, Fault};
+
+use super::arena::Arena;
+use super::device::Shared;
+use super::io::{Io, Maps};
+use super::map::{MapEntry, MapState};
+use super::map_locks::MapLocks;
+use super::open::Order;
+use super::queue::LaneSet;
+use super::read::out_of_bounds;
+use super::write::{Batch, Writes};
+
+/// Executes a discard or a write-zeroes. Blocks that have to be written wait in `writes`.
+pub(super) fn execute(
+    shared: &Shared,
+    io: &mut Io,
+    lanes: &mut LaneSet,
+    writes: &mut Writes,
+    batch: &mut Batch<'_>,
+    job: usize,
+) {
+    let block = u64::from(shared.lba_size.block());
+    let bio = &batch.0[job];
+    let (first, count) = (bio.sector.bytes() / block, bio.len / block);
+    if bio.op == Op::WriteZeroes && bio.flags.contains(Flags::NO_UNMAP) {
+        if bio.flags.contains(Flags::FAST_ONLY) {
+            batch.1[job].fail(0, Status::Unsupported);
+            return;
+        }
+        for index in 0..count {
+            if !writes.add_block(shared, io, lanes, batch, (job, index, first + index)) {
+                return;
+            }
+        }
+        return;
+    }
+    let mut index = 0;
+    while index < count {
+        let external = first + index;
+        let (arena, lba) = shared.locate(external);
+        let run = Run { arena, lba, len: MapLocks::run(external).min(count - index).min(arena.end() - external) };
+        if bio.op == Op::Discard
+            && let Extent::Hole(bytes) = io.extents.next(arena.map_offset(lba), run.rest(count - index))
+        {
+            // Never written: zeroes already.
+            index += (bytes / 4).max(1);
+            continue;
+        }
+        match run.zero(shared, io, external, bio.op) {
+            Ok(None) => index += run.len,
+            Ok(Some(unreadable)) => {
+                index += unreadable;
+                if !writes.add_block(shared, io, lanes, batch, (job, index, first + index)) {
+                    return;
+                }
+                index += 1;
+            }
+            Err((done, status)) => {
+                batch.1[job].fail(index + done, status);
+                return;
+            }
+        }
+    }
+}
+
+/// Blocks whose entries lie in one cache line.
+struct Run<'a> {
+    arena: &'a Arena,
+    lba: u32,
+    len: u64,
+}
+
+impl Run<'_> {
+    /// Bytes of the map from here on, for so many blocks or to the end of the arena.
+    fn rest(&self, blocks: u64) -> u64 {
+        blocks.min(u64::from(self.arena.geometry.external_nlba() - self.lba)) * 4
+    }
+
+    /// Changes the entries. Stops at one whose block cannot be read, and says how many were done by then.
+    fn zero(&self, shared: &Shared, io: &mut Io, external: u64, op: Op) -> Result<Option<u64>, (u64, Status)> {
+        let Run { arena, lba, len } = *self;
+        if arena.frozen() {
+            return Err((0, Status::ReadOnly));
+        }
+        let held = shared.locks.hold(std::iter::once(external));
+        let mut stopped = Ok(None);
+        {
+            let section = io.section(shared);
+            let mut maps = section.maps(Access::Write);
+            for (done, lba) in (0..len).zip(lba..) {
+                let changed = zero_entry(shared, &mut maps, (arena, lba), op);
+                match changed {
+                    Ok(true) => {}
+                    Ok(false) => {
+                        stopped = Ok(Some(done));
+                        break;
+                    }
+                    Err(status) => {
+                        stopped = Err((done, status));
+                        break;
+                    }
+                }
+            }
+        }
+        drop(held);
+        if shared.order == Order::Strict {
+            let synced = io.flusher.persist(arena.map_offset(lba), 4 * len);
+            synced.map_err(|fault: Fault| (0, Status::from(fault)))?;
+        }
+        stopped
+    }
+}
+
+/// Changes an entry under its lock. False when its block cannot be read.
+fn zero_entry(shared: &Shared, maps: &mut Maps<'_>, (arena, lba): (&Arena, u32), op: Op) -> Result<bool, Status> {
+    let map = maps.of(arena, lba)?;
+    let entry = map.entry_to_change(lba)?;
+    let block = entry.block(lba);
+    if block >= arena.geometry.internal_nlba() {
+        return Err(out_of_bounds(shared, arena, lba, entry));
+    }
+    match entry.state() {
+        MapState::Zero => {}
+        MapState::Initial if op == Op::Discard => {}
+        MapState::Error => return Ok(false),
+        MapState::Initial | MapState::Normal => map.store(lba, MapEntry::zero(block))?,
+    }
+    Ok(true)
+}
