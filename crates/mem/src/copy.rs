@@ -18,9 +18,10 @@ pub(crate) mod stream;
 use std::arch::global_asm;
 
 use pageless_sys::cpu::WriteBack;
-use pageless_sys::fault::FaultRange;
+use pageless_sys::fault::{FaultRange, POISONED};
 
 use crate::Fault;
+use crate::bad::BadSource;
 use crate::cursor::{MemReader, MemWriter};
 use crate::error::CopyError;
 use stream::{Width, stream, write_back_stored};
@@ -42,9 +43,28 @@ const STREAM_BACK_MIN: usize = 256;
 /// Bytes not moved, and the address that faulted if there are any.
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
-struct Outcome {
+pub(crate) struct Outcome {
     left: usize,
     fault_address: usize,
+}
+
+impl Outcome {
+    /// The address that faulted.
+    pub(crate) fn address(self) -> usize {
+        self.fault_address & !POISONED
+    }
+
+    /// Whether broken memory reported the fault.
+    pub(crate) fn source(self) -> BadSource {
+        if self.fault_address & POISONED != 0 { BadSource::Poison } else { BadSource::Fault }
+    }
+}
+
+/// A copy that stopped after `moved` bytes; the fault is `None` when it was not the destination's.
+struct Stopped {
+    moved: usize,
+    fault: Option<Fault>,
+    source: BadSource,
 }
 
 // Each routine: System V arguments, result in rax:rdx. The handler of `sys::fault` resumes at the landing pad of the
@@ -159,7 +179,7 @@ pub(crate) fn copy_back(
     if outcome.left != 0 {
         return finish(from, to, len, outcome);
     }
-    write_back_stored(to.addr, len, streaming, lines).map_err(|()| to.media_fault(0))?;
+    write_back_stored(to.addr, len, streaming, lines).map_err(|fault| not_written_back(to, fault))?;
     from.advance(len);
     to.advance(len);
     Ok(len)
@@ -187,11 +207,14 @@ fn finish(from: &mut MemReader<'_>, to: &mut MemWriter<'_>, len: usize, outcome:
         // SAFETY: both runs lie in windows (module doc); the bytes before `done` are moved.
         unsafe { pageless_mem_copy(to_addr, from.addr + done, left) }
     })
-    .map_err(|(moved, fault)| CopyError { moved, fault: fault.unwrap_or_else(|| from.load_fault(moved)) });
+    .map_err(|Stopped { moved, fault, source }| CopyError {
+        moved,
+        fault: fault.unwrap_or_else(|| from.load_fault(moved, source)),
+    });
     let moved = result.unwrap_or_else(|error| error.moved);
     if let Some(lines) = to.write_back {
         // What came after a fault was stored by the plain routine: its lines are in the caches.
-        write_back(to.addr, moved, lines).map_err(|()| to.media_fault(0))?;
+        write_back(to.addr, moved, lines).map_err(|fault| not_written_back(to, fault))?;
     }
     from.advance(moved);
     to.advance(moved);
@@ -213,26 +236,26 @@ pub(crate) fn zero(to: &mut MemWriter<'_>, len: usize) -> Result<usize, CopyErro
             // SAFETY: the run lies in a window (module doc).
             unsafe { pageless_mem_zero(to_addr, left) }
         })
-        .map_err(|(moved, fault)| CopyError { moved, fault: fault.unwrap_or(Fault::Media) }),
+        .map_err(|Stopped { moved, fault, .. }| CopyError { moved, fault: fault.unwrap_or(Fault::Media) }),
     };
     let moved = result.unwrap_or_else(|error| error.moved);
     if let Some(lines) = to.write_back {
-        write_back(to.addr, moved, lines).map_err(|()| to.media_fault(0))?;
+        write_back(to.addr, moved, lines).map_err(|fault| not_written_back(to, fault))?;
     }
     to.advance(moved);
     result
 }
 
-/// Goes on after a fault with the routine that stops at the very byte: fills holes of files, each page once, and ends
-/// with the exact count. The fault is `None` when it was not the destination's.
+/// Goes on after a fault with the routine that stops at the very byte: mends each page where that can be done, and ends
+/// with the exact count.
 #[cold]
 fn after_fault(
     to: &MemWriter<'_>,
     start: usize,
     len: usize,
     run: impl Fn(usize, usize, usize) -> Outcome,
-) -> Result<usize, (usize, Option<Fault>)> {
-    let (mut moved, mut filled) = (start, None);
+) -> Result<usize, Stopped> {
+    let (mut moved, mut mended) = (start, None);
     loop {
         #[cfg(feature = "testing")]
         let recorded = record::storing(to.addr + moved, len - moved, false);
@@ -244,15 +267,28 @@ fn after_fault(
             return Ok(len);
         }
         let page = (to.addr + moved) & !4095;
-        if outcome.fault_address & !4095 != page {
-            return Err((moved, None));
+        let source = outcome.source();
+        let stopped = |fault| Stopped { moved, fault, source };
+        if outcome.address() & !4095 != page {
+            return Err(stopped(None));
         }
-        if filled == Some(page) {
-            return Err((moved, Some(to.media_fault(moved).fault)));
+        // Once for a hole, and once more when that shows the memory to be bad and it may be overwritten.
+        let before = mended.take().filter(|(at, _)| *at == page).map_or(0, |(_, times)| times);
+        if before > 0 {
+            let media = to.media_fault(moved, source).fault;
+            if before > 1 {
+                return Err(stopped(Some(media)));
+            }
         }
-        to.fill_hole(moved).map_err(|fault| (moved, Some(fault)))?;
-        filled = Some(page);
+        to.mend(moved, len - moved, source).map_err(|fault| stopped(Some(fault)))?;
+        mended = Some((page, before + 1));
     }
+}
+
+/// What was stored does not reach the medium.
+#[cold]
+fn not_written_back(to: &MemWriter<'_>, fault: Outcome) -> CopyError {
+    to.media_fault((fault.address() & !63).saturating_sub(to.addr), fault.source())
 }
 
 /// Orders this thread's non-temporal stores and write-backs before what it stores next (`sfence`). Once per batch,

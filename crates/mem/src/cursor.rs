@@ -5,6 +5,7 @@ use std::marker::PhantomData;
 
 use pageless_sys::cpu::WriteBack;
 
+use crate::bad::{self, BadSource};
 use crate::copy;
 use crate::error::{CopyError, Fault};
 use crate::fault;
@@ -90,9 +91,9 @@ impl<'k> MemReader<'k> {
 
     /// A load faulted `ahead` bytes on.
     #[cold]
-    pub(crate) fn load_fault(&self, ahead: usize) -> Fault {
+    pub(crate) fn load_fault(&self, ahead: usize, source: BadSource) -> Fault {
         if let Some((region, offset)) = self.place {
-            region.note_bad(offset + ahead as u64);
+            bad::note(region, offset + ahead as u64, source);
         }
         Fault::Media
     }
@@ -112,7 +113,9 @@ impl<'k> MemWriter<'k> {
         }
     }
 
-    /// Bypasses the caches in large copies: for memory that nobody reads soon, such as a disk.
+    /// For memory that is a disk rather than somebody's buffer: large copies bypass the caches, since nobody reads it
+    /// soon, and a frame that is known to be bad gets new memory when it is overwritten whole. Persistent memory is such
+    /// without being asked.
     #[must_use]
     #[inline]
     pub fn streaming(self) -> MemWriter<'k> {
@@ -159,18 +162,20 @@ impl<'k> MemWriter<'k> {
         self.place
     }
 
-    /// A store faulted `ahead` bytes on: fills the hole there, if the file behind can.
+    /// A store faulted `ahead` bytes on, where `left` bytes are still to come: sees to it that it can be made again.
     #[cold]
-    pub(crate) fn fill_hole(&self, ahead: usize) -> Result<(), Fault> {
+    pub(crate) fn mend(&self, ahead: usize, left: usize, source: BadSource) -> Result<(), Fault> {
         let (region, offset) = self.place.ok_or(Fault::Media)?;
-        fault::fill_hole(region, offset + ahead as u64)
+        // The bad frame of a buffer has other users, who would not see the new one.
+        let left = if self.streaming { left } else { 0 };
+        fault::mend(region, offset + ahead as u64, left as u64, source)
     }
 
     /// The medium does not take what is stored `ahead` bytes on.
     #[cold]
-    pub(crate) fn media_fault(&self, ahead: usize) -> CopyError {
+    pub(crate) fn media_fault(&self, ahead: usize, source: BadSource) -> CopyError {
         if let Some((region, offset)) = self.place {
-            region.note_bad(offset + ahead as u64);
+            bad::note(region, offset + ahead as u64, source);
         }
         CopyError { moved: 0, fault: Fault::Media }
     }

@@ -9,6 +9,7 @@
 
 use pageless_sys::file::FallocMode;
 
+use crate::bad::{self, BadSource};
 use crate::cursor::MemReader;
 use crate::pfn::FRAME_SIZE;
 use crate::region::Inner;
@@ -26,10 +27,24 @@ pub(crate) fn install() -> Result<(), Error> {
     unsafe { pageless_sys::fault::install(ROUTINES) }.map_err(Error::Sys)
 }
 
+/// A store faulted at byte `offset` of a region, and `left` bytes of it are to come. `Ok`: it is worth one more try.
+///
+/// A frame that is known to be bad is only ever overwritten whole: see the module `bad`.
+pub(crate) fn mend(region: &Inner, offset: u64, left: u64, source: BadSource) -> Result<(), Fault> {
+    if source == BadSource::Poison {
+        bad::note(region, offset, source);
+    }
+    if !bad::is_shut(region, offset) {
+        return fill_hole(region, offset);
+    }
+    let whole = FRAME_SIZE.min(region.len().saturating_sub(offset));
+    if offset.is_multiple_of(FRAME_SIZE) && left >= whole { bad::clear(region, offset) } else { Err(Fault::Media) }
+}
+
 /// Asks for the block at byte `offset` of a region's file. `Ok`: the store is worth one more try.
 pub(crate) fn fill_hole(region: &Inner, offset: u64) -> Result<(), Fault> {
     let media = || {
-        region.note_bad(offset);
+        bad::note(region, offset, BadSource::Fault);
         Fault::Media
     };
     let file = region.backing.file_behind().filter(|_| region.backing.fillable()).ok_or_else(media)?;
@@ -46,7 +61,7 @@ pub(crate) fn touch(range: Resolved<'_>, access: Access) -> Result<(), Fault> {
     let mut at = 0;
     while at < range.len {
         let offset = range.offset + at as u64;
-        if access == Access::Write && range.region.backing.fillable() {
+        if access == Access::Write && range.region.backing.fillable() && !bad::is_shut(range.region, offset) {
             fill_hole(range.region, offset)?;
         }
         let mut byte = [0];

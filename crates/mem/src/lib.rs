@@ -38,6 +38,7 @@
 #![cfg_attr(test, allow(clippy::cast_possible_truncation, reason = "tests count in small numbers"))]
 
 mod backing;
+mod bad;
 mod caps;
 pub mod cell;
 mod control;
@@ -66,6 +67,7 @@ mod table;
 pub mod testing;
 
 pub use backing::{Backing, FileOptions, FilePart};
+pub use bad::{BadRange, BadSource};
 pub use caps::Caps;
 pub use control::Released;
 pub use copy::{copy, copy_ahead};

@@ -54,6 +54,7 @@ impl Medium {
     }
 
     /// The devdax character device of that number.
+    #[cfg(feature = "pmem-io")]
     pub(crate) fn of_char(sys: &Path, device: u64) -> Option<Medium> {
         let (major, minor) = numbers(device);
         let folder = fs::canonicalize(sys.join(format!("dev/char/{major}:{minor}"))).ok()?;

@@ -25,6 +25,7 @@ mod flusher;
 
 use pageless_sys::Error as SysError;
 
+use crate::bad;
 use crate::copy;
 use crate::cursor::{MemReader, MemWriter};
 use crate::error::CopyError;
@@ -103,17 +104,14 @@ pub(crate) fn write_back(region: &Inner, addr: usize, offset: u64, len: usize) -
     if region.backing.durability() != Durability::Clwb {
         return Ok(());
     }
-    copy::write_back(addr, len, region.backing.lines()).map_err(|()| {
-        region.note_bad(offset);
+    copy::write_back(addr, len, region.backing.lines()).map_err(|fault| {
+        bad::note(region, offset + (fault.address() & !63).saturating_sub(addr) as u64, fault.source());
         Fault::Media
     })
 }
 
 /// Makes bytes of a region durable.
 pub(crate) fn persist(region: &Inner, offset: u64, len: u64) -> Result<(), Fault> {
-    if region.backing.durability() == Durability::Msync {
-        fence();
-    }
     let result = start(region, offset, len);
     fence();
     result
@@ -129,9 +127,12 @@ fn start(region: &Inner, offset: u64, len: u64) -> Result<(), Fault> {
         Durability::Volatile => Ok(()),
         Durability::Fence => sync_punches(region),
         Durability::Clwb => {
-            write_back(region, region.addr() + start, offset, bytes).and_then(|()| sync_punches(region))
+            // Others may have acknowledged what lies there.
+            let written = write_back(region, region.addr() + start, offset, bytes);
+            written.inspect_err(|_| region.flush_errors.note()).and_then(|()| sync_punches(region))
         }
         Durability::Msync => {
+            fence();
             region.flush_errors.sync(|| region.backing.sync_range(start, bytes).map_err(Fault::from_medium)).0
         }
     };

@@ -2,14 +2,15 @@
 //! A region: a contiguous run of frames that came into being together. The only metadata there is (I1).
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use pageless_sys::Errno;
 use pageless_sys::file::FallocMode;
 
 use crate::backing::{Backing, Store};
+use crate::bad::{self, BadList};
 use crate::caps::CapsCell;
 use crate::control::Released;
 use crate::extents::Extents;
@@ -74,11 +75,8 @@ pub(crate) struct Inner {
     /// `punches` when the file was last synced because of them.
     punches_synced: AtomicU64,
     pub(crate) caps: CapsCell,
-    bad: Mutex<Vec<(u64, u64)>>,
+    pub(crate) bad: BadList,
 }
-
-/// Contained faults remembered per region, at most; more say nothing new.
-const MAX_BAD_RANGES: usize = 1024;
 
 impl Inner {
     pub(crate) fn new(frames: FrameRange, backing: Backing) -> Inner {
@@ -92,7 +90,7 @@ impl Inner {
             flush_errors: FlushErrors::default(),
             punches: AtomicU64::new(0),
             punches_synced: AtomicU64::new(0),
-            bad: Mutex::new(Vec::new()),
+            bad: BadList::default(),
         }
     }
 
@@ -137,21 +135,10 @@ impl Inner {
         Ok(())
     }
 
-    /// Remembers the frame at byte `offset` as bad.
-    pub(crate) fn note_bad(&self, offset: u64) {
-        let frame = (offset / FRAME_SIZE * FRAME_SIZE, FRAME_SIZE);
-        let mut bad = self.bad.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(at) = bad.binary_search(&frame)
-            && bad.len() < MAX_BAD_RANGES
-        {
-            bad.insert(at, frame);
-        }
-    }
-
     /// Bytes of ours that this region costs, wherever they are.
     fn metadata_bytes(&self) -> usize {
-        let bad = self.bad.lock().unwrap_or_else(PoisonError::into_inner).capacity() * size_of::<(u64, u64)>();
-        size_of::<Inner>() + crate::table::ENTRY_BYTES + self.backing.metadata_bytes() + bad
+        let elsewhere = self.backing.metadata_bytes() + self.bad.heap_bytes();
+        size_of::<Inner>() + crate::table::ENTRY_BYTES + elsewhere
     }
 }
 
@@ -287,6 +274,9 @@ impl Region {
             #[cfg(feature = "pmem-io")]
             Store::Foreign(_) => Err(pageless_sys::Error::Call { call: "fallocate", errno: Errno::EOPNOTSUPP }),
         });
+        if result.is_ok() {
+            bad::cleared(inner, offset, len);
+        }
         #[cfg(feature = "testing")]
         crate::testing::record::punched(inner.addr(), offset, len, result.is_ok());
         result
@@ -314,7 +304,7 @@ impl Region {
         while let Some(piece) = self.range(offset + done, (len - done).min(1 << 20)) {
             let online = reader.online();
             let kmap = online.kmap(piece, Access::Write)?;
-            kmap.writer().zero(piece.len() as usize).map_err(|error| error.fault)?;
+            kmap.writer().streaming().zero(piece.len() as usize).map_err(|error| error.fault)?;
             done += u64::from(piece.len());
         }
         crate::persist::fence();
@@ -334,11 +324,6 @@ impl Region {
     /// Where data is, as one queue remembers it.
     pub fn extents(&self) -> Extents {
         Extents::new(Arc::clone(self.inner()))
-    }
-
-    /// Bytes `(offset, len)` that contained faults found bad, a frame each.
-    pub fn bad_ranges(&self) -> Vec<(u64, u64)> {
-        self.inner().bad.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What is known of short pins.

@@ -248,7 +248,7 @@ pub(super) unsafe fn stream(width: Width, dst: usize, src: usize, len: usize) ->
 
 /// Writes the cache lines of a run back to memory; durable after the next [`fence`](super::fence). Fails when the run faults.
 /// `how` is what the processor was found to have.
-pub(crate) fn write_back(addr: usize, len: usize, how: WriteBack) -> Result<(), ()> {
+pub(crate) fn write_back(addr: usize, len: usize, how: WriteBack) -> Result<(), Outcome> {
     if len == 0 {
         return Ok(());
     }
@@ -263,12 +263,12 @@ pub(crate) fn write_back(addr: usize, len: usize, how: WriteBack) -> Result<(), 
         // SAFETY: as above; every x86-64 has clflush.
         WriteBack::Clflush => unsafe { pageless_mem_clflush(first, end) },
     };
-    if outcome.left == 0 { Ok(()) } else { Err(()) }
+    if outcome.left == 0 { Ok(()) } else { Err(outcome) }
 }
 
 /// Writes back what was just stored with plain stores: all of it, or the edges of a streamed run.
 #[inline]
-pub(super) fn write_back_stored(addr: usize, len: usize, streamed: bool, how: WriteBack) -> Result<(), ()> {
+pub(super) fn write_back_stored(addr: usize, len: usize, streamed: bool, how: WriteBack) -> Result<(), Outcome> {
     if !streamed {
         return write_back(addr, len, how);
     }
