@@ -6,13 +6,6 @@
 #[path = "../src/hostile_btt.rs"]
 mod hostile_btt;
 
-use std::cell::RefCell;
-
-use hostile_btt::Images;
 use libfuzzer_sys::fuzz_target;
 
-thread_local!(static IMAGES: RefCell<Images> = RefCell::new(Images::new()));
-
-fuzz_target!(|input: &[u8]| IMAGES.with_borrow_mut(|images| {
-    images.with(input, hostile_btt::Image::check_and_repair);
-}));
+fuzz_target!(|input: &[u8]| hostile_btt::with(input, hostile_btt::Image::check_and_repair));

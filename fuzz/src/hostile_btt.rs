@@ -10,14 +10,17 @@
 //! ```
 #![allow(dead_code, reason = "each target uses its own part of this file")]
 
+use std::cell::RefCell;
 use std::ops::ControlFlow;
 
+use pageless_block::{Bio, Queue as _, Sector, open_checked};
 use pageless_drivers::btt::check::medium::Medium;
 use pageless_drivers::btt::check::{CheckError, CheckOptions, Counts, Finding, Report, Watch, Worth, check, repair};
 use pageless_drivers::btt::flog::{FlogEntry, FlogGroup, FlogLayout};
 use pageless_drivers::btt::info::{Expected, Identity, InfoBlock, Uuid};
 use pageless_drivers::btt::layout::{ARENA_MIN, Follows, Geometry, LbaSize, PAGE, Placement};
 use pageless_drivers::btt::map::MapEntry;
+use pageless_drivers::btt::{BttDisk, OpenOptions};
 use pageless_mem::{Backing, Memory, Region};
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::U32;
@@ -45,6 +48,15 @@ pub(crate) struct Image {
     pub(crate) medium: Medium,
     pub(crate) arenas: Vec<Arena>,
     undo: Vec<(u64, Vec<u8>)>,
+    /// All metadata as it was made.
+    good: Vec<(u64, Vec<u8>)>,
+}
+
+thread_local!(static IMAGES: RefCell<Images> = RefCell::new(Images::new()));
+
+/// As [`Images::with`], on images that this thread has kept.
+pub(crate) fn with(input: &[u8], attempt: impl FnOnce(&mut Image)) {
+    IMAGES.with_borrow_mut(|images| images.with(input, attempt));
 }
 
 /// All images.
@@ -105,7 +117,9 @@ impl Image {
             }
             arenas.push(Arena { start, geometry });
         }
-        Image { memory, region, medium, arenas, undo: Vec::new() }
+        let mut image = Image { memory, region, medium, arenas, undo: Vec::new(), good: Vec::new() };
+        image.good = image.metadata();
+        image
     }
 
     /// Stores bytes that are taken back later. What lies outside is left.
@@ -114,6 +128,49 @@ impl Image {
         if self.medium.read(offset, &mut old).is_ok() {
             store(&mut self.medium, offset, bytes);
             self.undo.push((offset, old));
+        }
+    }
+
+    fn metadata(&mut self) -> Vec<(u64, Vec<u8>)> {
+        let mut parts = vec![(0, vec![0; 3 * PAGE as usize])];
+        for Arena { start, geometry } in &self.arenas {
+            let len = geometry.info2off() + PAGE - geometry.mapoff();
+            parts.push((*start, vec![0; PAGE as usize]));
+            parts.push((start + geometry.mapoff(), vec![0; len as usize]));
+        }
+        for (offset, bytes) in &mut parts {
+            self.medium.read(*offset, bytes).expect("inside the medium");
+        }
+        parts
+    }
+
+    /// Opens it as a disk, reads and writes some blocks, and checks it again: nothing that was whole is damaged. All metadata is
+    /// as it was made after that.
+    pub(crate) fn open_and_use(&mut self) {
+        let before = self.check().map(|checked| checked.report.counts);
+        let disk = BttDisk::open(&self.memory, &self.region, "hostile", &OpenOptions::default());
+        if let Ok(disk) = disk
+            && let Ok(mut queue) = open_checked(&disk)
+        {
+            let buffer = self.memory.register(Backing::anon(PAGE).expect("memory")).expect("registered");
+            let (frames, mut done) = (buffer.range(0, PAGE).expect("inside"), Vec::new());
+            for tag in 0..12 {
+                let sector = Sector(tag % 5 * 8);
+                let bio = if tag % 3 == 0 { Bio::read(sector, frames, tag) } else { Bio::write(sector, frames, tag) };
+                let accepted = queue.submit(bio).is_ok();
+                queue.poll(&mut done).expect("a poll");
+                assert_eq!(done.drain(..).count(), usize::from(accepted));
+            }
+            drop(queue);
+            // What the disk was opened on is a BTT still, and use has damaged nothing that was whole.
+            let after = self.check().expect("it is still a BTT").report.counts;
+            let whole = before.is_some_and(|before| before.consistent());
+            assert!(!whole || (after.consistent() && after.unfinished == 0), "{before:?} {after:?}");
+        }
+        self.undo.clear();
+        for (offset, bytes) in std::mem::take(&mut self.good) {
+            store(&mut self.medium, offset, &bytes);
+            self.good.push((offset, bytes));
         }
     }
 

@@ -171,6 +171,7 @@ pub(crate) struct ProbeArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum BttCommand {
+    Create(BttCreateArgs),
     /// Say what the info blocks of a BTT say
     #[command(after_help = "\
 Examples:
@@ -189,6 +190,43 @@ Examples:
   pageless btt check /dev/pmem0 --layout 2.0 --json")]
     Check(BttCheckArgs),
     Repair(BttRepairArgs),
+}
+
+/// Make a BTT on a file or device
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A file that does not exist is made, sparse, with --size; one that exists keeps its size. Whatever is there already, a BTT or any
+byte that is not zero, is kept unless --force says otherwise. A BTT without a parent can be used by Linux on any namespace.
+
+Exit codes: 0 made, 1 refused or went wrong (a file that was made is gone again), 2 wrong arguments.
+
+Examples:
+  pageless btt create /mnt/pm/disk.btt --size 8G
+  pageless btt create /dev/pmem0 --sector-size 512 --layout 2.0 --force")]
+pub(crate) struct BttCreateArgs {
+    /// A file, a block device or a device-DAX node
+    pub(crate) path: PathBuf,
+    /// Bytes of the file that is made
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) size: Option<String>,
+    /// Bytes of a block with its metadata: 512, 520, 528, 4096, 4104, 4160, 4224
+    #[arg(long, value_name = "BYTES", default_value_t = 4096)]
+    pub(crate) sector_size: u32,
+    /// Where the first arena begins: 1.1 at byte 4096, 2.0 at byte 0
+    #[arg(long, value_name = "LAYOUT", default_value = "1.1", alias = "version")]
+    pub(crate) layout: Layout,
+    /// Its UUID; a random one unless given
+    #[arg(long, value_name = "UUID")]
+    pub(crate) uuid: Option<Uuid>,
+    /// The UUID of the namespace around it; none unless given
+    #[arg(long, value_name = "UUID")]
+    pub(crate) parent_uuid: Option<Uuid>,
+    /// Overwrite what is there
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// One JSON object on stdout, as `info` has it
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// What a BTT lies on

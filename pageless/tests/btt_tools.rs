@@ -6,7 +6,7 @@ mod common;
 use std::fs;
 use std::os::unix::fs::FileExt as _;
 
-use common::server::Server;
+use common::server::{Serve, Server};
 use common::{MIB, Scratch, fails, have, ok, run, said};
 
 const PAGELESS: &str = env!("CARGO_BIN_EXE_pageless");
@@ -70,6 +70,69 @@ fn btt_info_says_what_pmempool_says() {
         assert!(ok(PAGELESS, &["btt", "check", &path]).contains("consistent"));
         fs::remove_file(path).expect("removes");
     }
+}
+
+#[test]
+fn btt_create_makes_what_check_and_pmempool_know() {
+    let scratch = Scratch::disk();
+    for (layout, sector) in [("1.1", "512"), ("1.1", "4160"), ("2.0", "4096"), ("2.0", "528")] {
+        let path = scratch.path("new.btt");
+        let uuid = "00112233-4455-6677-8899-aabbccddeeff";
+        let args =
+            ["btt", "create", &path, "--size", "40M", "--sector-size", sector, "--layout", layout, "--uuid", uuid];
+        let said = ok(PAGELESS, &args);
+        assert!(said.contains(uuid) && said.contains(&format!("BTT {layout}")), "{said}");
+        assert!(ok(PAGELESS, &["btt", "check", &path]).contains("consistent"));
+        if layout == "1.1" && have(&["pmempool"]) {
+            let theirs = ok("pmempool", &["info", &path]);
+            assert!(theirs.contains("BTT") && theirs.contains(sector), "{theirs}");
+        }
+        // Made once; again only by force, in whatever layout.
+        let (code, text) = exit(&["btt", "create", &path]);
+        assert_eq!(code, 1, "{text}");
+        assert!(text.contains(&format!("holds a BTT {layout}")) && text.contains("--force"), "{text}");
+        for other in ["2.0", "1.1"] {
+            let text = ok(PAGELESS, &["btt", "create", &path, "--layout", other, "--force"]);
+            assert!(text.contains(&format!("BTT {other}")), "{text}");
+            assert!(ok(PAGELESS, &["btt", "check", &path]).contains(&format!("BTT {other}")));
+        }
+        fs::remove_file(path).expect("removes");
+    }
+}
+
+#[test]
+fn btt_create_overwrites_nothing_and_leaves_nothing_behind() {
+    let scratch = Scratch::disk();
+    let used = scratch.sparse("used", 32 * MIB);
+    poke(&used, 20 * MIB + 5, b"x");
+    let before = fs::read(&used).expect("reads");
+    let (code, text) = exit(&["btt", "create", &used]);
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("holds data, the first at byte 20971525"), "{text}");
+    assert!(fs::read(&used).expect("reads") == before);
+
+    let small = scratch.sparse("small", MIB);
+    let (missing, nowhere) = (scratch.path("missing"), scratch.path("no/such"));
+    let (small, missing, used) = (&*small, &*missing, &*used);
+    let cases: &[(&[&str], i32, &str)] = &[
+        (&[small], 1, "1048576 bytes are too small for a BTT: it takes 16781312"),
+        (&[missing], 1, "there is no"),
+        (&[missing, "--size", "16M"], 1, "16777216 bytes are too small"),
+        (&[used, "--size", "64M"], 1, "smaller than"),
+        (&[missing, "--size", "1000"], 2, "no multiple of 4096"),
+        (&[missing, "--size", "64M", "--sector-size", "1000"], 2, "must be 512, 520"),
+        (&[missing, "--size", "64M", "--layout", "pool"], 2, "pmempool create"),
+        (&[missing, "--size", "64M", "--uuid", "x"], 2, "is no UUID"),
+        (&[&nowhere, "--size", "64M"], 1, "no/such"),
+    ];
+    for (args, code, says) in cases {
+        let all: Vec<&str> = ["btt", "create"].iter().chain(*args).copied().collect();
+        let (found, text) = exit(&all);
+        assert_eq!(found, *code, "{all:?}: {text}");
+        assert!(text.contains(says), "{all:?}: {text}");
+    }
+    assert!(!fs::exists(missing).expect("looks"));
+    assert!(fs::read(used).expect("reads") == before);
 }
 
 #[test]
@@ -179,4 +242,50 @@ fn btt_that_another_process_has_is_left_alone() {
     }
     server.stop();
     ok(PAGELESS, &["btt", "check", &path]);
+}
+
+/// Bytes go in by `copy`, come out by `copy`, and the BTT is clean in between.
+#[test]
+fn btt_is_a_disk_for_copy() {
+    let scratch = Scratch::disk();
+    let image = common::patchy(20 << 20, 3);
+    let source = scratch.file("source", &image);
+    for options in ["", ",sector=512,layout=2.0", ",sector=4160,order=strict"] {
+        let (path, back) = (scratch.path("disk.btt"), scratch.path("back"));
+        let spec = format!("btt:{path}");
+        let text = ok(PAGELESS, &["copy", &format!("file:{source}"), &format!("{spec},size=40M{options}"), "--verify"]);
+        assert!(text.contains("verified"), "{text}");
+        assert!(ok(PAGELESS, &["btt", "check", &path]).contains("consistent"));
+        ok(PAGELESS, &["copy", &spec, &format!("file:{back}")]);
+        assert!(fs::read(&back).expect("reads")[..image.len()] == image[..]);
+        let wrong = fails(PAGELESS, &["copy", &format!("file:{source}"), &format!("{spec},sector=528")]);
+        assert!(wrong.contains("not the 528 asked for"), "{wrong}");
+        for file in [path, back] {
+            fs::remove_file(file).expect("removes");
+        }
+    }
+}
+
+#[test]
+fn btt_specs_that_cannot_be_opened_say_why_and_leave_nothing() {
+    let scratch = Scratch::disk();
+    let (none, missing) = (scratch.sparse("none", 32 * MIB), scratch.path("missing"));
+    for (spec, says) in [
+        (format!("btt:{none}"), "pageless btt create"),
+        (format!("btt:{missing}"), "there is no"),
+        (format!("btt:{missing},size=1M"), "too small for a BTT"),
+        ("btt:ram:1M".into(), "too small for a BTT"),
+    ] {
+        let (code, text) = Serve::new(&spec).refused();
+        assert_eq!(code, 1, "{spec}: {text}");
+        assert!(text.contains(says), "{spec}: {text}");
+    }
+    assert!(!fs::exists(&missing).expect("looks"));
+    let server = Server::start(&format!("btt:{missing},size=32M"));
+    let (code, text) = Serve::new(&format!("btt:{missing}")).refused();
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains(&server.pid().to_string()), "names the holder: {text}");
+    assert!(server.said().contains("sectors are atomic"), "{}", server.said());
+    server.stop();
+    assert!(ok(PAGELESS, &["btt", "check", &missing]).contains("consistent"));
 }

@@ -25,6 +25,7 @@ fn every_command_has_help_with_examples() {
         &["copy", "--help"],
         &["run", "--help"],
         &["region", "probe", "--help"],
+        &["btt", "create", "--help"],
         &["btt", "info", "--help"],
         &["btt", "check", "--help"],
         &["btt", "repair", "--help"],

@@ -18,6 +18,8 @@ pub struct ScatterList {
 enum Ranges {
     #[default]
     None,
+    /// What most requests are: moved without looking at room for more.
+    One(PhysRange),
     /// The first `used` (at least one) are the list; the others are copies of one of them, since
     /// there is no such thing as an empty range.
     Inline {
@@ -62,6 +64,7 @@ impl ScatterList {
     pub fn as_slice(&self) -> &[PhysRange] {
         match &self.ranges {
             Ranges::None => &[],
+            Ranges::One(range) => std::slice::from_ref(range),
             Ranges::Inline { used, array } => &array[..usize::from(*used).min(INLINE)],
             Ranges::Heap(ranges) => ranges,
         }
@@ -78,9 +81,15 @@ impl ScatterList {
     pub fn push(&mut self, range: PhysRange) {
         self.bytes += u64::from(range.len());
         match &mut self.ranges {
-            Ranges::None => {
-                self.ranges = Ranges::Inline { used: 1, array: [range; INLINE] };
-            }
+            Ranges::None => self.ranges = Ranges::One(range),
+            Ranges::One(one) => match one.merge(range) {
+                Some(merged) => *one = merged,
+                None => {
+                    let mut array = [*one; INLINE];
+                    array[1] = range;
+                    self.ranges = Ranges::Inline { used: 2, array };
+                }
+            },
             Ranges::Inline { used, array } => {
                 let count = usize::from(*used);
                 if let Some(merged) = array[count - 1].merge(range) {
@@ -104,6 +113,15 @@ impl ScatterList {
         }
     }
 
+    /// The range, where there is just one.
+    #[inline]
+    pub fn single(&self) -> Option<PhysRange> {
+        match self.ranges {
+            Ranges::One(range) => Some(range),
+            _ => None,
+        }
+    }
+
     /// The part of the list from byte `offset`, at most `len` bytes long: shorter, or empty, where
     /// the list ends before.
     pub fn slice(&self, offset: u64, len: u64) -> ScatterList {
@@ -120,7 +138,7 @@ impl ScatterList {
 impl From<PhysRange> for ScatterList {
     #[inline]
     fn from(range: PhysRange) -> ScatterList {
-        ScatterList { bytes: u64::from(range.len()), ranges: Ranges::Inline { used: 1, array: [range; INLINE] } }
+        ScatterList { bytes: u64::from(range.len()), ranges: Ranges::One(range) }
     }
 }
 

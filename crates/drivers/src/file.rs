@@ -5,9 +5,9 @@
 //! Where the kernel pins the frames they are the buffer: [`Route::Direct`]. Nobody is asked in advance. The first
 //! operation on a region carries at most one range whose verdict is unknown, so that `EFAULT` names its culprit; the
 //! verdict stays with the region. Frames that cannot be pinned, or are not aligned as direct I/O needs them, go through
-//! a bounded pool of aligned slots, registered as fixed buffers: [`Route::Bounce`]. A large bio uses many slots, and the
-//! copy of one overlaps the I/O of the next. A file system without direct I/O fills the frames from its page cache:
-//! [`Route::Copy`].
+//! a bounded pool of aligned slots, registered as fixed buffers: [`Route::Bounce`]. A large bio goes in chunks of up to
+//! 1 MiB, each one operation, and the copy of one overlaps the I/O of the next. A file system without direct I/O fills
+//! the frames from its page cache: [`Route::Copy`].
 //!
 //! `EFAULT` on frames that were pinned before is a fault of the memory. The bio goes through the pool as well, because
 //! the copy by the CPU is what finds out which byte, and why.

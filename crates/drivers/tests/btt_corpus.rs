@@ -26,7 +26,7 @@ fn seeds(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
 #[test]
 fn btt_seeds_are_judged_as_their_names_say() {
     let mut images = Images::new();
-    for target in ["btt_check", "btt_repair"] {
+    for target in ["btt_check", "btt_open", "btt_repair"] {
         for (path, input) in seeds(target) {
             let name = path.file_name().unwrap().to_str().unwrap().to_owned();
             images.with(&input, |image| {
@@ -44,10 +44,13 @@ fn btt_seeds_are_judged_as_their_names_say() {
 }
 
 #[test]
-fn btt_seeds_are_repaired_as_far_as_that_goes() {
+fn btt_seeds_are_repaired_and_used_as_far_as_that_goes() {
     let mut images = Images::new();
     for (_, input) in seeds("btt_repair") {
         images.with(&input, hostile_btt::Image::check_and_repair);
+    }
+    for (_, input) in seeds("btt_open") {
+        images.with(&input, hostile_btt::Image::open_and_use);
     }
     // What was tried was taken back.
     for which in 0..4 {

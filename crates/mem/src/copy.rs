@@ -12,6 +12,8 @@
 //! Every routine either finishes or stops at a fault with the number of bytes left. String instructions stop at the very
 //! byte; the 64-byte loop stops before the block, and [`copy`] then takes the plain routine up to the byte.
 
+mod ahead;
+
 use std::arch::global_asm;
 
 use pageless_sys::cpu::{WriteBack, write_back as best_write_back};
@@ -22,6 +24,9 @@ use crate::cursor::{MemReader, MemWriter};
 use crate::error::CopyError;
 #[cfg(feature = "testing")]
 use crate::testing::record;
+
+pub(crate) use ahead::FAULT_RANGES as AHEAD_FAULT_RANGES;
+pub use ahead::copy_ahead;
 
 /// Below this, bypassing the caches costs more than it saves.
 const NONTEMPORAL_MIN: usize = 512;

@@ -18,7 +18,8 @@ use crate::{Access, Error, Fault};
 /// Puts the copy routines under containment, once per process.
 #[expect(unsafe_code, reason = "vouches for the fault table of the copy routines")]
 pub(crate) fn install() -> Result<(), Error> {
-    static ROUTINES: &[&[pageless_sys::fault::FaultRange]] = &[crate::copy::FAULT_RANGES, crate::cell::FAULT_RANGES];
+    static ROUTINES: &[&[pageless_sys::fault::FaultRange]] =
+        &[crate::copy::FAULT_RANGES, crate::copy::AHEAD_FAULT_RANGES, crate::cell::FAULT_RANGES];
     // SAFETY: each landing pad of `copy` and `cell` belongs to the routine of its range and computes its result from registers
     // that hold at every instruction of the range; r8 is free in all of them.
     unsafe { pageless_sys::fault::install(ROUTINES) }.map_err(Error::Sys)

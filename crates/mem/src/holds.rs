@@ -110,6 +110,7 @@ impl Holds {
     }
 
     /// Bytes that there still are.
+    #[inline]
     pub(crate) fn end(&self) -> u64 {
         self.end.load(Ordering::Acquire)
     }

@@ -30,6 +30,12 @@ impl<'o> Kmap<'o> {
         self.at.len
     }
 
+    /// Where it is, to be prefetched.
+    #[inline]
+    pub(crate) fn addr(&self) -> usize {
+        self.at.addr
+    }
+
     /// Asks the CPU for the first lines, so that a copy that starts soon need not wait for them. Never faults.
     #[inline]
     #[expect(unsafe_code, reason = "the prefetch intrinsic takes a pointer")]
@@ -40,6 +46,16 @@ impl<'o> Kmap<'o> {
             // SAFETY: a prefetch never faults and dereferences nothing.
             unsafe { _mm_prefetch::<_MM_HINT_T0>(address) };
         }
+    }
+
+    /// Asks the CPU for the line of the byte at `offset`. Never faults.
+    #[inline]
+    #[expect(unsafe_code, reason = "the prefetch intrinsic takes a pointer")]
+    pub fn prefetch_at(&self, offset: usize) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        let address = self.at.addr.wrapping_add(offset) as *const i8;
+        // SAFETY: a prefetch never faults and dereferences nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address) };
     }
 
     /// A cursor that reads the window from its start.

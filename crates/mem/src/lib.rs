@@ -67,7 +67,7 @@ pub mod testing;
 pub use backing::{Backing, FileOptions, FilePart};
 pub use caps::Caps;
 pub use control::Released;
-pub use copy::copy;
+pub use copy::{copy, copy_ahead};
 pub use cursor::{MemReader, MemWriter};
 pub use error::{Busy, CopyError, Error, Fault, Holder};
 pub use extents::{Extent, Extents};

@@ -97,6 +97,7 @@ impl Inner {
     }
 
     /// Bytes that there still are.
+    #[inline]
     pub(crate) fn len(&self) -> u64 {
         self.holds.end()
     }
@@ -177,6 +178,7 @@ impl Region {
         Region(Arc::new(Owner { inner, publisher }))
     }
 
+    #[inline]
     pub(crate) fn inner(&self) -> &Arc<Inner> {
         &self.0.inner
     }
@@ -187,11 +189,13 @@ impl Region {
 
     /// Bytes: as many as were registered, unless some were cut off since; 0 once it is revoked.
     #[expect(clippy::len_without_is_empty, reason = "a region is never empty, and `revoked` says when it is gone")]
+    #[inline]
     pub fn len(&self) -> u64 {
         self.inner().len()
     }
 
     /// Its frames: those of the bytes that [`Region::extend`] may open too.
+    #[inline]
     pub fn frames(&self) -> FrameRange {
         self.inner().frames
     }
@@ -217,6 +221,7 @@ impl Region {
     }
 
     /// `len` bytes at `offset`, or the prefix of them that one [`PhysRange`] can name. `None` outside the region.
+    #[inline]
     pub fn range(&self, offset: u64, len: u64) -> Option<PhysRange> {
         let end = offset.checked_add(len).filter(|end| *end <= self.len() && len > 0)?;
         let len = u32::try_from(end - offset).unwrap_or(PhysRange::MAX_LEN).min(PhysRange::MAX_LEN);

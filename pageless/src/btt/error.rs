@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use pageless::drivers::btt;
 use pageless::drivers::btt::check::find::FindError;
 use pageless::drivers::btt::check::repair::RepairError;
 use pageless::drivers::btt::check::{CheckError, Counts};
@@ -27,6 +28,22 @@ pub(crate) enum BttError {
         counts: Counts,
         /// A repair has done, or would do, what can be done.
         repairing: bool,
+    },
+    /// Something is there.
+    #[error("{} holds {what}; nothing was changed\n  help: --force overwrites it", path.display())]
+    Occupied {
+        /// The medium.
+        path: PathBuf,
+        /// What.
+        what: String,
+    },
+    /// A new one could not be made.
+    #[error("{}: {error}", path.display())]
+    Create {
+        /// The medium.
+        path: PathBuf,
+        /// Why.
+        error: btt::BttError,
     },
     /// The repair could not be done.
     #[error("{}: {error}\n  the bytes that were there are in {}", path.display(), undo.display())]

@@ -3,8 +3,10 @@
 
 use std::fmt::Write as _;
 use std::ops::ControlFlow;
+use std::path::Path;
 
-use pageless::drivers::btt::check::{self, Finding, FoundArena, Report, Watch};
+use pageless::drivers::btt::check::medium::Medium;
+use pageless::drivers::btt::check::{self, CheckOptions, Finding, FoundArena, Report, Watch};
 use pageless::drivers::btt::info::ArenaState;
 use pageless::mem::Memory;
 use pageless::spec::Human;
@@ -87,14 +89,18 @@ impl Watch for Findings {
 pub(super) fn run(args: &BttCheckArgs) -> Result<(), Failure> {
     let memory = Memory::new()?;
     let mut medium = scan::medium(&memory, &args.place, true)?;
-    let path = &args.place.path;
+    show(&mut medium, &args.place.path, scan::options(&args.place), args.json)
+}
+
+/// Prints what the info blocks say.
+pub(super) fn show(medium: &mut Medium, path: &Path, options: CheckOptions, json: bool) -> Result<(), Failure> {
     let mut findings = Findings::default();
-    let report = check::look(&mut medium, scan::options(&args.place), &mut findings)
-        .map_err(|error| BttError::Check { path: path.clone(), error })?;
+    let report = check::look(medium, options, &mut findings)
+        .map_err(|error| BttError::Check { path: path.to_owned(), error })?;
     for finding in &findings.0 {
         output::aside(&format!("pageless: {}: {finding}\n", path.display()));
     }
-    if args.json {
+    if json {
         output::json(&InfoJson {
             path: path.display().to_string(),
             placement: report.found.placement.offset(),
@@ -109,7 +115,7 @@ pub(super) fn run(args: &BttCheckArgs) -> Result<(), Failure> {
     if counts.consistent() {
         Ok(())
     } else {
-        Err(BttError::Inconsistent { path: path.clone(), counts, repairing: false }.into())
+        Err(BttError::Inconsistent { path: path.to_owned(), counts, repairing: false }.into())
     }
 }
 

@@ -2,6 +2,7 @@
 //! `pageless btt`: what is done to a block translation table while nobody uses it.
 
 mod check;
+mod create;
 mod error;
 mod info;
 mod repair;
@@ -15,6 +16,7 @@ use crate::failure::Failure;
 /// Runs the command.
 pub(crate) fn run(command: &BttCommand) -> Result<(), Failure> {
     match command {
+        BttCommand::Create(args) => create::run(args),
         BttCommand::Info(args) => info::run(args),
         BttCommand::Check(args) => check::run(args),
         BttCommand::Repair(args) => repair::run(args),

@@ -14,7 +14,7 @@ use std::time::Instant;
 use pageless::block::Status;
 use pageless::mem::{Backing, FRAME_SIZE, Memory, Region};
 use pageless::open::{Made, Opened, Options, open};
-use pageless::spec::{DeviceSpec, Human, MemorySpec, Spec, parse_size};
+use pageless::spec::{BttSpec, DeviceSpec, Human, MemorySpec, Spec, parse_size};
 use pageless::sys::signal::{SignalFd, Termination, block_termination};
 
 pub(crate) use self::error::CopyError;
@@ -200,8 +200,11 @@ fn same_place(src: &Spec, dst: &Spec) -> bool {
 
 fn path_of(spec: &Spec) -> Option<&Path> {
     match spec {
-        Spec::Memory(MemorySpec::Pmem { path, .. } | MemorySpec::Dax(path))
-        | Spec::Device(DeviceSpec::File { path, .. }) => Some(path),
-        _ => None,
+        Spec::Memory(memory) | Spec::Device(DeviceSpec::Btt(BttSpec { medium: memory, .. })) => match memory {
+            MemorySpec::Pmem { path, .. } | MemorySpec::Dax(path) => Some(path),
+            _ => None,
+        },
+        Spec::Device(DeviceSpec::File { path, .. }) => Some(path),
+        Spec::Device(DeviceSpec::Null(_)) => None,
     }
 }

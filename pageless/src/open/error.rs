@@ -4,6 +4,9 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use pageless_drivers::btt::BttError;
+use pageless_drivers::btt::check::CheckError;
+use pageless_drivers::btt::check::find::FindError;
 use pageless_sys::Errno;
 
 use crate::spec::{Exact, Human};
@@ -179,6 +182,20 @@ pub enum Problem {
         /// The file.
         path: PathBuf,
     },
+    /// Memory on which there is no BTT, or none that can be used or made.
+    Btt {
+        /// The file, where the memory is one.
+        path: Option<PathBuf>,
+        /// Why.
+        error: Box<BttError>,
+    },
+    /// A BTT with other blocks than asked for.
+    OtherSector {
+        /// Bytes of its blocks.
+        have: u32,
+        /// Bytes asked for.
+        asked: u32,
+    },
     /// Memory that failed in another way.
     Memory(pageless_mem::Error),
     /// A file that failed in another way.
@@ -298,7 +315,18 @@ impl OpenError {
                 Some("`ls /dev/dma_heap` lists them; the system heap is CONFIG_DMABUF_HEAPS_SYSTEM (Linux 5.6)".into())
             }
             Problem::Empty { path: p } => Some(format!("give it a size: truncate -s 1G {}", path(p))),
-            Problem::Memory(_) | Problem::File(_) => None,
+            Problem::Btt { path: Some(p), error } => match &**error {
+                BttError::Check(CheckError::Find(FindError::None { .. })) => {
+                    Some(format!("pageless btt create {} makes one", path(p)))
+                }
+                BttError::Check(CheckError::Find(FindError::Ambiguous)) => {
+                    Some("say which: layout=1.1 or layout=2.0".into())
+                }
+                BttError::Damaged(_) => Some(format!("pageless btt check {} tells all that is wrong", path(p))),
+                _ => None,
+            },
+            Problem::OtherSector { .. } => Some("leave sector= out to use it as it is".into()),
+            Problem::Btt { .. } | Problem::Memory(_) | Problem::File(_) => None,
         }
     }
 }
@@ -357,6 +385,10 @@ impl fmt::Display for Problem {
                 write!(f, "cannot map {} at physical address {address:#x}: {errno}", exactly(*size))
             }
             Problem::NoHeap { name, errno } => write!(f, "there is no dma-buf heap `{name}`: {errno}"),
+            Problem::Btt { error, .. } => error.fmt(f),
+            Problem::OtherSector { have, asked } => {
+                write!(f, "its blocks have {have} bytes, not the {asked} asked for")
+            }
             Problem::Memory(error) => error.fmt(f),
             Problem::Empty { path } => write!(f, "{} is empty", path.display()),
             Problem::File(error) => error.fmt(f),
@@ -379,6 +411,7 @@ impl std::error::Error for OpenError {
         match &self.problem {
             Problem::Memory(error) => Some(error),
             Problem::File(error) => Some(error),
+            Problem::Btt { error, .. } => Some(&**error),
             _ => None,
         }
     }

@@ -12,7 +12,7 @@ use pageless_sys::lock::{Lock, lock_image};
 
 use super::error::{OpenError, Problem};
 use super::memory::named;
-use super::{Options, program};
+use super::{Made, Options, file, program};
 
 /// Maps what is there, as many whole frames of it as there are, and locks it: for reading only, others may read too.
 ///
@@ -22,6 +22,21 @@ pub fn open_medium(memory: &Memory, path: &Path, options: Options) -> Result<Reg
     let opened = backing(path, options).and_then(|backing| memory.register(backing).map_err(Problem::Memory));
     let argument = path.display().to_string();
     opened.map_err(|problem| OpenError { argument, read_only: options.read_only, problem })
+}
+
+/// As [`open_medium`] for writing, of a file that is made, sparse, if it is not there. One that is there must have that
+/// size. The file is removed again unless it is [kept](Made::keep).
+///
+/// # Errors
+/// As [`open_medium`].
+pub fn make_medium(memory: &Memory, path: &Path, size: u64) -> Result<(Region, Option<Made>), OpenError> {
+    let options = Options { read_only: false, size_if_made: Some(size) };
+    let made = file::prepare(path, Some(size), options, FRAME_SIZE).map_err(|problem| OpenError {
+        argument: path.display().to_string(),
+        read_only: false,
+        problem,
+    })?;
+    Ok((open_medium(memory, path, options)?, made))
 }
 
 /// The file or device at `path`.

@@ -12,6 +12,7 @@
 //!
 //! Whatever goes wrong says which argument, why, and what to do about it: [`OpenError`].
 
+mod btt;
 mod error;
 mod file;
 mod medium;
@@ -31,7 +32,7 @@ use crate::spec::{DeviceSpec, MemorySpec, Spec};
 
 pub use self::error::{OpenError, Problem};
 pub use self::file::Made;
-pub use self::medium::open_medium;
+pub use self::medium::{make_medium, open_medium};
 
 /// What a disk without memory is addressed in, at the least.
 const SECTOR: u64 = 512;
@@ -72,7 +73,11 @@ pub fn open(memory: &Memory, spec: &Spec, options: Options) -> Result<Opened, Op
     let name = spec.to_string();
     let opened = match spec {
         Spec::Memory(wanted) => open_memory(memory, wanted, options, &name),
-        Spec::Device(wanted) => open_device(memory, wanted, options, &name),
+        Spec::Device(DeviceSpec::Btt(wanted)) => btt::open(memory, wanted, options, &name),
+        Spec::Device(DeviceSpec::Null(size)) => {
+            Ok(only_a_disk(&name, Box::new(NullDisk::new(memory, *size)), None, true))
+        }
+        Spec::Device(DeviceSpec::File { path, size }) => open_file(memory, path, *size, options, &name),
     };
     opened.map_err(|problem| OpenError { argument: name, read_only: options.read_only, problem })
 }
@@ -95,20 +100,19 @@ fn open_memory(memory: &Memory, spec: &MemorySpec, options: Options, name: &str)
     Ok(Opened { name: name.into(), device, region: Some(region), made, fresh, registering, notes })
 }
 
-fn open_device(memory: &Memory, spec: &DeviceSpec, options: Options, name: &str) -> Result<Opened, Problem> {
-    let (device, made, fresh): (Box<dyn BlockDevice>, _, _) = match spec {
-        DeviceSpec::Null(size) => (Box::new(NullDisk::new(memory, *size)), None, true),
-        DeviceSpec::File { path, size } => {
-            let made = file::prepare(path, *size, options, SECTOR)?;
-            let how = FileDiskOptions { read_only: options.read_only, ..FileDiskOptions::default() };
-            let disk = FileDisk::open(memory, path, how).map_err(|error| file::unusable(error, made.is_some()))?;
-            // A block device says how large it is only now.
-            file::fits(path, disk.capacity(), *size, SECTOR)?;
-            let fresh = made.is_some();
-            (Box::new(disk), made, fresh)
-        }
-    };
-    Ok(Opened { name: name.into(), device, region: None, made, fresh, registering: Duration::ZERO, notes: Vec::new() })
+fn open_file(memory: &Memory, path: &Path, size: Option<u64>, options: Options, name: &str) -> Result<Opened, Problem> {
+    let made = file::prepare(path, size, options, SECTOR)?;
+    let how = FileDiskOptions { read_only: options.read_only, ..FileDiskOptions::default() };
+    let disk = FileDisk::open(memory, path, how).map_err(|error| file::unusable(error, made.is_some()))?;
+    // A block device says how large it is only now.
+    file::fits(path, disk.capacity(), size, SECTOR)?;
+    let fresh = made.is_some();
+    Ok(only_a_disk(name, Box::new(disk), made, fresh))
+}
+
+/// What has no memory that others could use.
+fn only_a_disk(name: &str, device: Box<dyn BlockDevice>, made: Option<Made>, fresh: bool) -> Opened {
+    Opened { name: name.into(), device, region: None, made, fresh, registering: Duration::ZERO, notes: Vec::new() }
 }
 
 /// What a file mapped through the page cache means for whoever serves it.

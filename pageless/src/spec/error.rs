@@ -76,6 +76,13 @@ pub enum Cause {
     },
     /// Not the name of a heap.
     NotAHeap,
+    /// The value of an option is none of those that it may be.
+    NotOneOf {
+        /// The option.
+        key: &'static str,
+        /// What it may be.
+        wanted: &'static str,
+    },
     /// A device-DAX path outside `/dev/dax*`.
     NotADaxNode,
     /// A listen address that is neither `unix:PATH` nor `tcp:HOST:PORT`.
@@ -158,6 +165,7 @@ impl SpecError {
             Cause::InsideFrame { address, unit } => format!("write {:#x} instead", address - address % unit),
             Cause::NoSize { form } => format!("write {form}, such as size=16M"),
             Cause::NotAHeap => "write name=HEAP (`ls /dev/dma_heap` lists them)".into(),
+            Cause::NotOneOf { key, wanted } => format!("write {key}= with {wanted}"),
             Cause::NotADaxNode => "write dax:/dev/daxX.Y (`daxctl list` lists them)".into(),
             Cause::UnknownTransport { meant: Some(name) } => format!("did you mean `{name}:`?"),
             Cause::UnknownTransport { meant: None } => {
@@ -190,6 +198,7 @@ impl fmt::Display for Cause {
             Cause::InsideFrame { address, unit } => write!(f, "no frame starts at {address:#x}: no multiple of {unit}"),
             Cause::NoSize { .. } => f.write_str("a size is missing: physical memory has no end of its own"),
             Cause::NotAHeap => f.write_str("this names no heap"),
+            Cause::NotOneOf { key, .. } => write!(f, "there is no such {key}"),
             Cause::NotADaxNode => f.write_str("this is no device-DAX node"),
             Cause::UnknownTransport { .. } => f.write_str("unknown transport"),
             Cause::SocketPathTooLong { len } => {

@@ -26,6 +26,8 @@ pub enum Kind {
     Bar,
     /// Physical memory, by its address.
     DevMem,
+    /// A block translation table on memory.
+    Btt,
     /// A file or block device behind `O_DIRECT`.
     File,
     /// A disk that stores nothing.
@@ -36,6 +38,12 @@ pub enum Kind {
 pub(super) const SIZE_KEY: &str = "size";
 /// Which heap a dma-buf comes from.
 pub(super) const NAME_KEY: &str = "name";
+/// Bytes of a BTT's blocks.
+pub(super) const SECTOR_KEY: &str = "sector";
+/// Where a BTT's first arena is.
+pub(super) const LAYOUT_KEY: &str = "layout";
+/// How the steps of a BTT's writes are ordered.
+pub(super) const ORDER_KEY: &str = "order";
 
 /// One row of the table.
 #[derive(Debug)]
@@ -55,7 +63,7 @@ pub struct About {
 }
 
 /// Every kind: memory first, then what is only a disk.
-pub const KINDS: [About; 12] = [
+pub const KINDS: [About; 13] = [
     About {
         kind: Kind::Ram,
         name: "ram",
@@ -137,6 +145,14 @@ pub const KINDS: [About; 12] = [
         keys: &[SIZE_KEY],
     },
     About {
+        kind: Kind::Btt,
+        name: "btt",
+        form: "btt:PATH|MEMORY[,KEYS]",
+        example: "btt:/mnt/pm/disk.btt,size=8G,sector=4096",
+        what: "a BTT, made where new: atomic sectors; size=, sector=BYTES, layout=1.1|2.0, order=strict",
+        keys: &[SIZE_KEY, NAME_KEY, SECTOR_KEY, LAYOUT_KEY, ORDER_KEY],
+    },
+    About {
         kind: Kind::File,
         name: "file",
         form: "file:PATH[,size=SIZE]",
@@ -163,7 +179,7 @@ impl Kind {
 
     /// True for memory, false for what is only a disk.
     pub fn is_memory(self) -> bool {
-        !matches!(self, Kind::File | Kind::Null)
+        !matches!(self, Kind::Btt | Kind::File | Kind::Null)
     }
 
     /// The kind of that name.

@@ -3,8 +3,8 @@
 //!
 //! ```text
 //! spec   = KIND ":" WHERE *( "," key "=" value )
-//! KIND   = "ram" / "memfd" / "hugetlb" / "secret" / "udmabuf" / "heap" / "pmem" / "dax" / "bar" / "devmem" / "file" / "null"
-//! WHERE  = SIZE / PATH / DDDD:BB:DD.F/N / ADDRESS        ; by kind, see [`KINDS`]
+//! KIND   = "ram" / "memfd" / "hugetlb" / "secret" / "udmabuf" / "heap" / "pmem" / "dax" / "bar" / "devmem" / "btt" / "file" / "null"
+//! WHERE  = SIZE / PATH / DDDD:BB:DD.F/N / ADDRESS / memory spec     ; by kind, see [`KINDS`]
 //! SIZE   = 1*DIGIT [ "K" / "M" / "G" / "T" ]   ; binary
 //! ADDRESS = "0x" 1*HEXDIG / SIZE
 //! ```
@@ -23,6 +23,7 @@
 //! # Ok::<(), pageless::spec::SpecError>(())
 //! ```
 
+mod btt;
 mod error;
 mod kind;
 mod listen;
@@ -33,6 +34,7 @@ mod size;
 use std::fmt;
 use std::path::PathBuf;
 
+pub use self::btt::BttSpec;
 pub use self::error::{Cause, SpecError};
 pub use self::kind::{About, KINDS, Kind};
 pub use self::listen::Listen;
@@ -91,6 +93,8 @@ pub enum MemorySpec {
 /// A disk by name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum DeviceSpec {
+    /// `btt:WHERE[,sector=BYTES][,layout=1.1|2.0][,order=strict]`
+    Btt(BttSpec),
     /// `file:PATH[,size=SIZE]`
     File {
         /// A regular file or block device.
@@ -118,6 +122,7 @@ impl Spec {
                 MemorySpec::Bar(_) => Kind::Bar,
                 MemorySpec::DevMem { .. } => Kind::DevMem,
             },
+            Spec::Device(DeviceSpec::Btt(_)) => Kind::Btt,
             Spec::Device(DeviceSpec::File { .. }) => Kind::File,
             Spec::Device(DeviceSpec::Null(_)) => Kind::Null,
         }
@@ -136,6 +141,7 @@ impl fmt::Display for Spec {
                 | MemorySpec::Udmabuf(size),
             )
             | Spec::Device(DeviceSpec::Null(size)) => write!(f, "{kind}:{}", Exact(*size)),
+            Spec::Device(DeviceSpec::Btt(btt)) => write!(f, "{kind}:{btt}"),
             Spec::Memory(MemorySpec::Bar(bar)) => write!(f, "{kind}:{bar}"),
             Spec::Memory(MemorySpec::DevMem { address, size }) => {
                 write!(f, "{kind}:{address:#x},size={}", Exact(*size))

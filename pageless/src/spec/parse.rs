@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use super::error::{Cause, SpecError};
-use super::kind::{KINDS, Kind, NAME_KEY, SIZE_KEY, nearest};
+use super::kind::{KINDS, Kind, LAYOUT_KEY, NAME_KEY, ORDER_KEY, SECTOR_KEY, SIZE_KEY, nearest};
 use super::size::parse_size;
-use super::{DeviceSpec, MemorySpec, PciBar, Spec};
+use super::{BttSpec, DeviceSpec, MemorySpec, PciBar, Spec, btt};
 
 /// Memory is registered in frames, so its size is a multiple of one.
 const FRAME: u64 = 4096;
@@ -31,53 +31,16 @@ impl FromStr for Spec {
             return Err(text.bad(0..colon, Cause::UnknownKind { meant }));
         };
         let (place, options) = text.parts(colon + 1);
-        let Options { size: size_option, name } = text.options(kind, options)?;
-        let memory = |size| Ok(Spec::Memory(size));
+        let options = text.options(kind, options)?;
         match kind {
-            Kind::Ram => memory(MemorySpec::Ram(text.size(kind, place, FRAME)?)),
-            Kind::Memfd => memory(MemorySpec::Memfd(text.size(kind, place, FRAME)?)),
-            Kind::Hugetlb => memory(MemorySpec::Hugetlb(text.size(kind, place, HUGE)?)),
-            Kind::Secret => memory(MemorySpec::Secret(text.size(kind, place, FRAME)?)),
-            Kind::Udmabuf => memory(MemorySpec::Udmabuf(text.size(kind, place, FRAME)?)),
-            Kind::Heap => {
-                let size = text.size(kind, place, FRAME)?;
-                memory(MemorySpec::Heap { size, name: name.map(|at| text.heap(at)).transpose()? })
-            }
-            Kind::Null => {
-                let size = text.size(kind, place, SECTOR)?;
-                Ok(Spec::Device(DeviceSpec::Null(size)))
-            }
-            Kind::Pmem => {
-                let size = size_option.map(|at| text.size(kind, at, FRAME)).transpose()?;
-                memory(MemorySpec::Pmem { path: text.path(kind, place)?, size })
-            }
+            Kind::Null => Ok(Spec::Device(DeviceSpec::Null(text.size(kind, place, SECTOR)?))),
             Kind::File => {
-                let size = size_option.map(|at| text.size(kind, at, SECTOR)).transpose()?;
+                let size = options.size.map(|at| text.size(kind, at, SECTOR)).transpose()?;
                 let path = text.path(kind, place)?;
                 Ok(Spec::Device(DeviceSpec::File { path, size }))
             }
-            Kind::Dax => {
-                let path = text.path(kind, place.clone())?;
-                if !text.0[place.clone()].starts_with("/dev/dax") {
-                    return Err(text.bad(place, Cause::NotADaxNode));
-                }
-                memory(MemorySpec::Dax(path))
-            }
-            Kind::Bar => match PciBar::parse(&text.0[place.clone()]) {
-                Some(bar) => memory(MemorySpec::Bar(bar)),
-                None => Err(text.bad(place, Cause::NotABar)),
-            },
-            Kind::DevMem => {
-                let address = text.address(place.clone())?;
-                let Some(at) = size_option else {
-                    return Err(text.bad(place.end..place.end, Cause::NoSize { form: kind.about().form }));
-                };
-                let size = text.size(kind, at, FRAME)?;
-                match address.checked_add(size) {
-                    Some(end) if end <= ADDRESS_SPACE => memory(MemorySpec::DevMem { address, size }),
-                    _ => Err(text.bad(place, Cause::NotAnAddress)),
-                }
-            }
+            Kind::Btt => text.btt(place, &options).map(|btt| Spec::Device(DeviceSpec::Btt(btt))),
+            kind => text.memory(kind, place, &options).map(Spec::Memory),
         }
     }
 }
@@ -90,6 +53,9 @@ const ADDRESS_SPACE: u64 = 1 << 52;
 struct Options {
     size: Option<Range<usize>>,
     name: Option<Range<usize>>,
+    sector: Option<Range<usize>>,
+    layout: Option<Range<usize>>,
+    order: Option<Range<usize>>,
 }
 
 /// The text being parsed.
@@ -135,6 +101,9 @@ impl Text<'_> {
             }
             let value = match &self.0[key.clone()] {
                 NAME_KEY => &mut options.name,
+                SECTOR_KEY => &mut options.sector,
+                LAYOUT_KEY => &mut options.layout,
+                ORDER_KEY => &mut options.order,
                 named => {
                     debug_assert_eq!(named, SIZE_KEY);
                     &mut options.size
@@ -146,6 +115,84 @@ impl Text<'_> {
             *value = Some(key.end + 1..part.end);
         }
         Ok(options)
+    }
+
+    /// Memory of a kind that is memory.
+    fn memory(&self, kind: Kind, place: Range<usize>, options: &Options) -> Result<MemorySpec, SpecError> {
+        match kind {
+            Kind::Ram => Ok(MemorySpec::Ram(self.size(kind, place, FRAME)?)),
+            Kind::Memfd => Ok(MemorySpec::Memfd(self.size(kind, place, FRAME)?)),
+            Kind::Hugetlb => Ok(MemorySpec::Hugetlb(self.size(kind, place, HUGE)?)),
+            Kind::Secret => Ok(MemorySpec::Secret(self.size(kind, place, FRAME)?)),
+            Kind::Udmabuf => Ok(MemorySpec::Udmabuf(self.size(kind, place, FRAME)?)),
+            Kind::Heap => {
+                let size = self.size(kind, place, FRAME)?;
+                Ok(MemorySpec::Heap { size, name: options.name.clone().map(|at| self.heap(at)).transpose()? })
+            }
+            Kind::Dax => {
+                let path = self.path(kind, place.clone())?;
+                if !self.0[place.clone()].starts_with("/dev/dax") {
+                    return Err(self.bad(place, Cause::NotADaxNode));
+                }
+                Ok(MemorySpec::Dax(path))
+            }
+            Kind::Bar => match PciBar::parse(&self.0[place.clone()]) {
+                Some(bar) => Ok(MemorySpec::Bar(bar)),
+                None => Err(self.bad(place, Cause::NotABar)),
+            },
+            Kind::DevMem => {
+                let address = self.address(place.clone())?;
+                let Some(at) = options.size.clone() else {
+                    return Err(self.bad(place.end..place.end, Cause::NoSize { form: kind.about().form }));
+                };
+                let size = self.size(kind, at, FRAME)?;
+                match address.checked_add(size) {
+                    Some(end) if end <= ADDRESS_SPACE => Ok(MemorySpec::DevMem { address, size }),
+                    _ => Err(self.bad(place, Cause::NotAnAddress)),
+                }
+            }
+            Kind::Pmem | Kind::Btt | Kind::File | Kind::Null => {
+                let size = options.size.clone().map(|at| self.size(kind, at, FRAME)).transpose()?;
+                Ok(MemorySpec::Pmem { path: self.path(kind, place)?, size })
+            }
+        }
+    }
+
+    /// A BTT: its own options, and the memory that WHERE names.
+    fn btt(&self, place: Range<usize>, options: &Options) -> Result<BttSpec, SpecError> {
+        let (kind, from) = btt::inner(&self.0[place.clone()]).unwrap_or((Kind::Pmem, 0));
+        let keys = kind.about().keys;
+        for (key, value) in [(SIZE_KEY, &options.size), (NAME_KEY, &options.name)] {
+            // Another kind of memory has no such option.
+            if let Some(value) = value
+                && !keys.contains(&key)
+            {
+                let at = value.start - 1 - key.len()..value.start - 1;
+                return Err(self.bad(at, Cause::UnknownKey { kind, meant: None }));
+            }
+        }
+        let sizes = "512, 520, 528, 4096, 4104, 4160 or 4224";
+        Ok(BttSpec {
+            sector: self.one_of(&options.sector, SECTOR_KEY, sizes, btt::sector)?,
+            layout: self.one_of(&options.layout, LAYOUT_KEY, "1.1 or 2.0", btt::layout)?,
+            order: self.one_of(&options.order, ORDER_KEY, "strict", btt::order)?.unwrap_or_default(),
+            medium: self.memory(kind, place.start + from..place.end, options)?,
+        })
+    }
+
+    /// The value of an option that has few.
+    fn one_of<T>(
+        &self,
+        at: &Option<Range<usize>>,
+        key: &'static str,
+        wanted: &'static str,
+        read: impl FnOnce(&str) -> Option<T>,
+    ) -> Result<Option<T>, SpecError> {
+        let Some(at) = at.clone() else { return Ok(None) };
+        match read(&self.0[at.clone()]) {
+            Some(value) => Ok(Some(value)),
+            None => Err(self.bad(at, Cause::NotOneOf { key, wanted })),
+        }
     }
 
     /// A physical address at the start of a frame: hexadecimal after `0x`, else as sizes are written.

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 use super::*;
 
+use pageless_drivers::btt::Order;
+use pageless_drivers::btt::layout::{LbaSize, Placement};
 use proptest::prelude::*;
 
 fn parse(text: &str) -> Result<Spec, SpecError> {
@@ -11,6 +13,7 @@ fn parse(text: &str) -> Result<Spec, SpecError> {
 fn every_kind_parses_to_its_own_type() {
     use MemorySpec::*;
     let memory = Spec::Memory;
+    let btt = |medium, sector, layout, order| Spec::Device(DeviceSpec::Btt(BttSpec { medium, sector, layout, order }));
     for (text, spec) in [
         ("ram:16M", memory(Ram(16 << 20))),
         ("memfd:64M", memory(Memfd(64 << 20))),
@@ -26,10 +29,20 @@ fn every_kind_parses_to_its_own_type() {
         ("file:/dev/vda", Spec::Device(DeviceSpec::File { path: "/dev/vda".into(), size: None })),
         ("file:C:x=y.img", Spec::Device(DeviceSpec::File { path: "C:x=y.img".into(), size: None })),
         ("null:512", Spec::Device(DeviceSpec::Null(512))),
+        (
+            "btt:/a,,b.btt,size=1G",
+            btt(Pmem { path: "/a,b.btt".into(), size: Some(1 << 30) }, None, None, Order::Kernel),
+        ),
+        ("btt:ram:64M,sector=520", btt(Ram(64 << 20), LbaSize::new(520), None, Order::Kernel)),
+        (
+            "btt:pmem:ram:x,sector=4096,layout=2.0,order=strict",
+            btt(Pmem { path: "ram:x".into(), size: None }, LbaSize::new(4096), Some(Placement::V2_0), Order::Strict),
+        ),
     ] {
         assert_eq!(parse(text), Ok(spec.clone()), "{text}");
         assert_eq!(spec.to_string(), text);
     }
+    assert_eq!(parse("btt:pmem:/a.btt"), parse("btt:/a.btt"), "a path needs no kind");
     let same = parse("devmem:960M,size=16M").expect("addresses may be written as sizes are");
     assert_eq!(same, memory(DevMem { address: 960 << 20, size: 16 << 20 }));
     let bar = parse("bar:0000:01:00.0/2").expect("parses");
@@ -77,6 +90,14 @@ fn bad_specs_point_at_the_bad_part() {
         ("file:a.img,size=", "", "a size is missing", "file:PATH[,size=SIZE]"),
         ("file:a.img,size=1000", "1000", "no multiple of 512", "write 1K instead"),
         ("file:a\0b", "\0", "zero byte", "leave"),
+        ("btt:", "", "a path is missing", "pmem:PATH"),
+        ("btt:ram:64M,size=1G", "size", "ram: has no such key", "without options"),
+        ("btt:/a,name=x", "name", "pmem: has no such key", "pmem: takes size="),
+        ("btt:/a,sector=1000", "1000", "no such sector", "512, 520, 528, 4096"),
+        ("btt:/a,layout=3", "3", "no such layout", "1.1 or 2.0"),
+        ("btt:/a,order=", "", "no such order", "strict"),
+        ("btt:/a,setcor=512", "setcor", "btt: has no such key", "did you mean `sector=`?"),
+        ("btt:ram:1000", "1000", "no multiple of 4096", "write 4K instead"),
         ("dax:/dev/sda", "/dev/sda", "no device-DAX node", "daxctl list"),
         ("bar:01:00.0/2", "01:00.0/2", "no BAR", "lspci -D"),
         ("bar:", "", "no BAR", "lspci -D"),
@@ -160,8 +181,8 @@ fn holds(text: &str) {
 
 fn near_specs() -> impl Strategy<Value = String> {
     let kind = prop::sample::select(vec![
-        "ram", "memfd", "hugetlb", "secret", "udmabuf", "heap", "pmem", "dax", "bar", "devmem", "file", "null", "unix",
-        "tcp", "rma",
+        "ram", "memfd", "hugetlb", "secret", "udmabuf", "heap", "pmem", "dax", "bar", "devmem", "file", "null", "btt",
+        "unix", "tcp", "rma",
     ]);
     let piece = prop_oneof![
         Just(",".to_owned()),
@@ -170,6 +191,9 @@ fn near_specs() -> impl Strategy<Value = String> {
         Just(":".to_owned()),
         Just(",size=".to_owned()),
         Just(",name=".to_owned()),
+        Just(",sector=".to_owned()),
+        Just(",order=strict".to_owned()),
+        Just("ram:".to_owned()),
         Just("0x3c000000".to_owned()),
         Just("/dev/dax0.0".to_owned()),
         Just("0000:01:00.0/2".to_owned()),
@@ -197,6 +221,12 @@ proptest! {
         for spec in [
             Spec::Memory(MemorySpec::Pmem { path: path.clone().into(), size }),
             Spec::Device(DeviceSpec::File { path: path.clone().into(), size }),
+            Spec::Device(DeviceSpec::Btt(BttSpec {
+                medium: MemorySpec::Pmem { path: path.clone().into(), size },
+                sector: LbaSize::new(512),
+                layout: None,
+                order: Order::Kernel,
+            })),
         ] {
             prop_assert_eq!(parse(&spec.to_string()), Ok(spec));
         }

@@ -74,6 +74,13 @@ impl FlogEntry {
         FlogEntry { lba: U32::new(lane), old_map: entry, new_map: entry, seq: U32::new(Seq::FIRST.raw()) }
     }
 
+    /// The two words of its two stores: block and old map, then new map and sequence number.
+    pub const fn halves(&self) -> (u64, u64) {
+        let (lba, old) = (self.lba.get() as u64, self.old_map.get() as u64);
+        let (new, seq) = (self.new_map.get() as u64, self.seq.get() as u64);
+        (lba | old << 32, new | seq << 32)
+    }
+
     /// The block that the write freed.
     pub const fn old_block(&self) -> u32 {
         MapEntry::from_raw(self.old_map.get()).stripped()

@@ -2,14 +2,15 @@
 //! [`Io`] and [`Section`]: how one queue touches the medium.
 
 use pageless_block::Bio;
+use pageless_mem::cell::Cell;
 use pageless_mem::persist::Flusher;
 use pageless_mem::{Access, Extents, Fault, Kmap, Online, PhysRange, Reader};
-use zerocopy::IntoBytes;
 
 use super::arena::Arena;
 use super::device::Shared;
-use super::flog::{FlogEntry, Which};
-use super::map::MapEntry;
+use super::flog::FlogEntry;
+use super::lanes::Lane;
+use super::map::{self, MapEntry};
 
 /// What a queue touches memory with.
 #[derive(Debug)]
@@ -72,45 +73,125 @@ impl Section<'_> {
         self.window(arena.block_offset(block), u64::from(self.shared.lba_size.bytes()), access)
     }
 
-    /// A map entry.
+    /// A window on the map around an entry: mostly on all of it.
+    #[cold]
+    fn map(&self, arena: &Arena, lba: u32, access: Access) -> Result<MapWindow<'_>, Fault> {
+        let first = lba / MAP_ENTRIES * MAP_ENTRIES;
+        let count = (arena.geometry.external_nlba() - first).min(MAP_ENTRIES);
+        let window = self.window(arena.map_offset(first), u64::from(count) * map::ENTRY_SIZE, access)?;
+        Ok(MapWindow { arena: arena.number, first, count, window })
+    }
+
+    /// The maps of the arenas.
+    pub(super) fn maps(&self, access: Access) -> Maps<'_> {
+        Maps { section: self, access, window: None }
+    }
+
+    /// The flogs of the arenas.
+    pub(super) fn flogs(&self) -> Flogs<'_> {
+        Flogs { section: self, window: None }
+    }
+}
+
+/// Entries of a window on a map, at most: as many as one range can name, and a power of two.
+const MAP_ENTRIES: u32 = 1 << 29;
+
+/// Windows on maps, one at a time: they are opened when they are needed.
+#[derive(Debug)]
+pub(super) struct Maps<'s> {
+    section: &'s Section<'s>,
+    access: Access,
+    window: Option<MapWindow<'s>>,
+}
+
+impl<'s> Maps<'s> {
+    /// The window that shows an entry.
     #[inline]
-    pub(super) fn entry(&self, arena: &Arena, lba: u32) -> Result<MapEntry, Fault> {
-        let window = self.window(arena.map_offset(lba), 4, Access::Read)?;
-        let word = window.cell::<u32>(0).ok_or(Fault::Gone)?.load()?;
+    pub(super) fn of(&mut self, arena: &Arena, lba: u32) -> Result<&MapWindow<'s>, Fault> {
+        if self.window.as_ref().is_none_or(|window| !window.shows(arena, lba)) {
+            self.window = Some(self.section.map(arena, lba, self.access)?);
+        }
+        self.window.as_ref().ok_or(Fault::Gone)
+    }
+
+    /// Has an entry fetched.
+    #[inline]
+    pub(super) fn prefetch(&mut self, arena: &Arena, lba: u32) {
+        if let Ok(map) = self.of(arena, lba) {
+            map.window.prefetch_at(map.offset(lba));
+        }
+    }
+}
+
+/// A window on a map.
+#[derive(Debug)]
+pub(super) struct MapWindow<'s> {
+    arena: u32,
+    first: u32,
+    count: u32,
+    window: Kmap<'s>,
+}
+
+impl MapWindow<'_> {
+    #[inline]
+    fn shows(&self, arena: &Arena, lba: u32) -> bool {
+        self.arena == arena.number && lba.wrapping_sub(self.first) < self.count
+    }
+
+    #[inline]
+    fn offset(&self, lba: u32) -> usize {
+        4 * (lba - self.first) as usize
+    }
+
+    #[inline]
+    fn cell(&self, lba: u32) -> Result<Cell<'_, u32>, Fault> {
+        self.window.cell(self.offset(lba)).ok_or(Fault::Gone)
+    }
+
+    /// An entry.
+    #[inline]
+    pub(super) fn entry(&self, lba: u32) -> Result<MapEntry, Fault> {
+        Ok(MapEntry::from_raw(u32::from_le(self.cell(lba)?.load()?)))
+    }
+
+    /// An entry that is about to be changed by the holder of its lock: whatever keeps it from being stored to is found out
+    /// now.
+    #[inline]
+    pub(super) fn entry_to_change(&self, lba: u32) -> Result<MapEntry, Fault> {
+        let cell = self.cell(lba)?;
+        let word = cell.load()?;
+        // Nobody else stores to it. A hole is filled.
+        cell.store(word)?;
         Ok(MapEntry::from_raw(u32::from_le(word)))
     }
 
-    /// A map entry that is about to be changed: whatever keeps it from being stored to is found out now.
+    /// Stores an entry: durable after the next fence.
     #[inline]
-    pub(super) fn entry_to_change(&self, arena: &Arena, lba: u32) -> Result<MapEntry, Fault> {
-        let window = self.window(arena.map_offset(lba), 4, Access::Write)?;
-        let word = window.cell::<u32>(0).ok_or(Fault::Gone)?.fetch_or(0)?;
-        Ok(MapEntry::from_raw(u32::from_le(word)))
+    pub(super) fn store(&self, lba: u32, entry: MapEntry) -> Result<(), Fault> {
+        self.cell(lba)?.store_back(entry.raw().to_le())
     }
+}
 
-    /// Stores a map entry: durable after the next fence.
-    #[inline]
-    pub(super) fn store_entry(&self, arena: &Arena, lba: u32, entry: MapEntry) -> Result<(), Fault> {
-        let window = self.window(arena.map_offset(lba), 4, Access::Write)?;
-        window.cell::<u32>(0).ok_or(Fault::Gone)?.store_back(entry.raw().to_le())
-    }
+/// Windows on flogs, one at a time.
+#[derive(Debug)]
+pub(super) struct Flogs<'s> {
+    section: &'s Section<'s>,
+    window: Option<(u32, Kmap<'s>)>,
+}
 
-    /// Stores half of a flog entry: durable after the next fence.
+impl Flogs<'_> {
+    /// Stores half of a lane's next entry: durable after the next fence.
     #[inline]
-    pub(super) fn store_half(
-        &self,
-        arena: &Arena,
-        (lane, which): (u32, Which),
-        entry: &FlogEntry,
-        half: Half,
-    ) -> Result<(), Fault> {
-        let window = self.window(arena.flog_offset(lane, which), 16, Access::Write)?;
-        let (words, _) = entry.as_bytes().as_chunks::<8>();
-        let (offset, word) = match (half, words) {
-            (Half::Old, [old, _]) => (0, old),
-            (_, [.., new]) => (8, new),
-            _ => return Err(Fault::Gone),
-        };
-        window.cell::<u64>(offset).ok_or(Fault::Gone)?.store_back(u64::from_ne_bytes(*word))
+    pub(super) fn store(&mut self, arena: &Arena, lane: &Lane, entry: &FlogEntry, half: Half) -> Result<(), Fault> {
+        if self.window.as_ref().is_none_or(|(number, _)| *number != arena.number) {
+            let window = self.section.window(arena.flog_start(), arena.geometry.flog_len(), Access::Write)?;
+            self.window = Some((arena.number, window));
+        }
+        let Some((_, window)) = &self.window else { return Err(Fault::Gone) };
+        let (old, new) = entry.halves();
+        let (at, word) = if half == Half::Old { (0, old) } else { (8, new) };
+        let offset =
+            usize::try_from(arena.flog_offset(lane.number, lane.next) - arena.flog_start()).unwrap_or(usize::MAX);
+        window.cell::<u64>(offset + at).ok_or(Fault::Gone)?.store_back(word.to_le())
     }
 }

@@ -35,6 +35,7 @@
 
 mod arena;
 pub mod check;
+mod commit;
 mod create;
 mod device;
 mod error;

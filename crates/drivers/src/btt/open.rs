@@ -33,7 +33,7 @@ pub enum AccessMode {
 }
 
 /// How the steps of a write are ordered on memory that is a page cache.
-#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Order {
     /// As the kernel writes pages back: in any order. Sectors are atomic towards the death of the process only.
     #[default]

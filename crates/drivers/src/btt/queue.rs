@@ -166,7 +166,11 @@ impl Queue for BttQueue {
         if self.pending.len() == DEPTH {
             return Err(Refused::new(bio, RefusedWhy::Full));
         }
-        self.pending.push(bio);
+        // As a memory disk does: by its parts where there are few.
+        match bio.data.single() {
+            Some(range) => self.pending.push(Bio { data: range.into(), ..bio }),
+            None => self.pending.push(bio),
+        }
         Ok(())
     }
 

@@ -5,12 +5,12 @@
 //! their loads of the map overlap, they share a fence, and while one is copied the next one's lines are fetched.
 
 use pageless_block::{Bio, Status};
-use pageless_mem::{Access, Extent, Fault, copy};
+use pageless_mem::{Access, Extent, Fault, Kmap, copy, copy_ahead};
 
 use super::arena::Arena;
 use super::check::{Finding, Problem};
 use super::device::Shared;
-use super::io::{Io, Section};
+use super::io::{Io, Maps, Section};
 use super::map::{MapEntry, MapState};
 use super::queue::Job;
 use super::read_table::{AT_ONCE, Block, Place};
@@ -77,14 +77,22 @@ impl Reads {
         }
         {
             let section = io.section(shared);
+            let mut maps = section.maps(Access::Read);
+            for wanted in self.blocks.iter().filter(|wanted| !wanted.hole) {
+                let (arena, lba) = shared.locate(wanted.external);
+                maps.prefetch(arena, lba);
+            }
             for wanted in &mut self.blocks {
-                wanted.look_up(shared, &section);
+                wanted.look_up(shared, &mut maps);
+            }
+            if let Some(first) = self.blocks.first().and_then(|first| first.source(shared, &section)) {
+                first.prefetch();
             }
             let published = place.publish(self.blocks.iter().map(|wanted| wanted.block(shared)));
             for (at, wanted) in self.blocks.iter_mut().enumerate() {
                 let mut known = wanted.entry;
                 while wanted.block(shared) != Block::NONE {
-                    wanted.look_up(shared, &section);
+                    wanted.look_up(shared, &mut maps);
                     if wanted.entry == known {
                         break;
                     }
@@ -93,14 +101,12 @@ impl Reads {
                 }
             }
             for (at, wanted) in self.blocks.iter().enumerate() {
-                if let Some(next) = self.blocks.get(at + 1) {
-                    next.prefetch(shared, &section);
-                }
                 let job = &mut jobs[wanted.job];
                 if job.failed() {
                     continue;
                 }
-                if let Err(status) = wanted.read(shared, &section, &bios[wanted.job], job) {
+                let ahead = self.blocks.get(at + 1).and_then(|next| next.source(shared, &section));
+                if let Err(status) = wanted.read(shared, &section, (&bios[wanted.job], job), ahead) {
                     job.fail(wanted.index, status);
                 }
             }
@@ -118,12 +124,12 @@ impl Reads {
 
 impl Wanted {
     #[inline]
-    fn look_up(&mut self, shared: &Shared, section: &Section<'_>) {
+    fn look_up(&mut self, shared: &Shared, maps: &mut Maps<'_>) {
         if self.hole {
             return;
         }
         let (arena, lba) = shared.locate(self.external);
-        match section.entry(arena, lba) {
+        match maps.of(arena, lba).and_then(|map| map.entry(lba)) {
             Ok(entry) => {
                 self.entry = entry;
                 self.failed = match entry.state() {
@@ -151,18 +157,25 @@ impl Wanted {
         arena.block(self.entry.block(lba))
     }
 
+    /// What is going to be read.
     #[inline]
-    fn prefetch(&self, shared: &Shared, section: &Section<'_>) {
-        if self.failed.is_none() && self.entry.state() == MapState::Normal {
-            let (arena, lba) = shared.locate(self.external);
-            if let Ok(window) = section.block(arena, self.entry.block(lba), Access::Read) {
-                window.prefetch();
-            }
+    fn source<'s>(&self, shared: &Shared, section: &'s Section<'_>) -> Option<Kmap<'s>> {
+        if self.failed.is_some() || self.entry.state() != MapState::Normal {
+            return None;
         }
+        let (arena, lba) = shared.locate(self.external);
+        section.block(arena, self.entry.block(lba), Access::Read).ok()
     }
 
+    /// Moves its bytes, and has those of the next one fetched meanwhile.
     #[inline]
-    fn read(&self, shared: &Shared, section: &Section<'_>, bio: &Bio, job: &mut Job) -> Result<(), Status> {
+    fn read(
+        &self,
+        shared: &Shared,
+        section: &Section<'_>,
+        (bio, job): (&Bio, &mut Job),
+        mut ahead: Option<Kmap<'_>>,
+    ) -> Result<(), Status> {
         if let Some(status) = self.failed {
             return Err(status);
         }
@@ -180,7 +193,11 @@ impl Wanted {
         let mut from = window.reader();
         while let Some(range) = job.frames.take(&bio.data, left) {
             let window = section.frames(range, Access::Write)?;
-            copy(&mut from, &mut window.writer()).map_err(|error| {
+            let copied = match ahead.take() {
+                Some(next) => copy_ahead(&mut from, &mut window.writer(), &next),
+                None => copy(&mut from, &mut window.writer()),
+            };
+            copied.map_err(|error| {
                 if error.fault == Fault::Media {
                     shared.ails();
                 }

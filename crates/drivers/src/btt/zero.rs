@@ -6,11 +6,11 @@
 //! submitter wants the blocks to stay allocated (`NO_UNMAP`), zeroes are written in any case.
 
 use pageless_block::{Flags, Op, Status};
-use pageless_mem::{Extent, Fault};
+use pageless_mem::{Access, Extent, Fault};
 
 use super::arena::Arena;
 use super::device::Shared;
-use super::io::Io;
+use super::io::{Io, Maps};
 use super::map::{MapEntry, MapState};
 use super::map_locks::MapLocks;
 use super::open::Order;
@@ -94,21 +94,9 @@ impl Run<'_> {
         let mut stopped = Ok(None);
         {
             let section = io.section(shared);
+            let mut maps = section.maps(Access::Write);
             for (done, lba) in (0..len).zip(lba..) {
-                let changed = section.entry_to_change(arena, lba).map_err(Status::from).and_then(|entry| {
-                    let block = entry.block(lba);
-                    if block >= arena.geometry.internal_nlba() {
-                        return Err(out_of_bounds(shared, arena, lba, entry));
-                    }
-                    match entry.state() {
-                        MapState::Zero => Ok(true),
-                        MapState::Initial if op == Op::Discard => Ok(true),
-                        MapState::Error => Ok(false),
-                        _ => {
-                            section.store_entry(arena, lba, MapEntry::zero(block)).map(|()| true).map_err(Status::from)
-                        }
-                    }
-                });
+                let changed = zero_entry(shared, &mut maps, (arena, lba), op);
                 match changed {
                     Ok(true) => {}
                     Ok(false) => {
@@ -129,4 +117,21 @@ impl Run<'_> {
         }
         stopped
     }
+}
+
+/// Changes an entry under its lock. False when its block cannot be read.
+fn zero_entry(shared: &Shared, maps: &mut Maps<'_>, (arena, lba): (&Arena, u32), op: Op) -> Result<bool, Status> {
+    let map = maps.of(arena, lba)?;
+    let entry = map.entry_to_change(lba)?;
+    let block = entry.block(lba);
+    if block >= arena.geometry.internal_nlba() {
+        return Err(out_of_bounds(shared, arena, lba, entry));
+    }
+    match entry.state() {
+        MapState::Zero => {}
+        MapState::Initial if op == Op::Discard => {}
+        MapState::Error => return Ok(false),
+        MapState::Initial | MapState::Normal => map.store(lba, MapEntry::zero(block))?,
+    }
+    Ok(true)
 }

@@ -3,7 +3,7 @@
 //! in [`finish`](super::finish).
 
 use super::FileDiskOptions;
-use super::bounce::Pool;
+use super::bounce::{CHUNK, Pool};
 use super::job::Jobs;
 use super::open::Opened;
 use super::sticky::{FlushErrors, Seen};
@@ -15,8 +15,8 @@ use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-/// Bytes copied by the CPU before what they set free, or filled, is handed to the kernel.
-pub(super) const BURST: u64 = 256 << 10;
+/// Bytes copied while the disk waits for them.
+const FIRST_BURST: u64 = 256 << 10;
 
 /// The queue of a file: one ring, one pool, one thread.
 ///
@@ -97,6 +97,46 @@ impl FileQueue {
             depth: depth as usize,
         })
     }
+
+    /// Goes on until nothing is left to start and nothing came back, or a burst ended a bio.
+    fn work(&mut self, out: &mut Vec<Completion>) -> Result<(), Error> {
+        let before = out.len();
+        if !self.backlog.is_empty() {
+            // What the owner made of the last burst, before the next one is copied.
+            self.start(out);
+            self.ring.submit()?;
+        }
+        loop {
+            self.ring.reap(&mut self.reaped);
+            self.backlog.extend(self.reaped.drain(..));
+            self.copied = 0;
+            let burst = self.burst();
+            while self.copied < burst
+                && let Some(done) = self.backlog.pop_front()
+            {
+                self.finish(done, out);
+            }
+            let started = self.start(out);
+            self.ring.submit()?;
+            // A burst of copies that all failed leaves nothing in flight to wake the owner for the bios behind them.
+            let awake = started || self.ring.pending() == 0;
+            let more = !self.backlog.is_empty() || (awake && !self.bouncing.is_empty());
+            if more && out.len() > before {
+                // The owner has something to do, and to submit, while the disk is busy with this burst.
+                self.ring.signal();
+                return Ok(());
+            }
+            if !more && !started {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Bytes copied by the CPU before what they filled, or set free, is handed to the kernel: few while the disk has
+    /// nothing to do.
+    pub(super) fn burst(&self) -> u64 {
+        if self.ring.pending() == 0 { FIRST_BURST } else { CHUNK.into() }
+    }
 }
 
 impl Queue for FileQueue {
@@ -111,31 +151,7 @@ impl Queue for FileQueue {
 
     fn poll(&mut self, out: &mut Vec<Completion>) -> Result<usize, Error> {
         let before = out.len();
-        let result = loop {
-            self.ring.reap(&mut self.reaped);
-            self.backlog.extend(self.reaped.drain(..));
-            self.copied = 0;
-            while self.copied < BURST
-                && let Some(done) = self.backlog.pop_front()
-            {
-                self.finish(done, out);
-            }
-            let started = self.start(out);
-            if let Err(error) = self.ring.submit() {
-                break Err(error.into());
-            }
-            // A burst of copies that all failed leaves nothing in flight to wake the owner for the bios behind them.
-            let awake = started || self.ring.pending() == 0;
-            let more = !self.backlog.is_empty() || (awake && !self.bouncing.is_empty());
-            if more && out.len() > before {
-                // The owner has something to do, and to submit, while the disk is busy with this burst.
-                self.ring.signal();
-                break Ok(());
-            }
-            if !more && !started {
-                break Ok(());
-            }
-        };
+        let result = self.work(out);
         if std::mem::take(&mut self.stored) {
             persist::fence();
         }

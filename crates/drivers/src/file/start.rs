@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What goes into the ring: operations on frames, chunks in slots, allocations, syncs.
 
-use super::bounce::{Chunk, SLOT};
+use super::bounce::SLOT;
 use super::job::{Bounce, Job, Stage};
 use super::plan::Plan;
-use super::queue::{BURST, FileQueue, Token};
+use super::queue::{FileQueue, Token};
 use super::transfer;
 use pageless_block::{Completion, Flags, Op, Route, Status};
 use pageless_mem::Access;
@@ -148,14 +148,18 @@ impl FileQueue {
 
     /// Gives slots to one job; false when they, or the burst, ended first.
     fn fill_for(&mut self, id: u32, burst: &mut u64) -> bool {
+        let limit = self.burst();
         let Some(Job { bio, stage: Stage::Bounce(bounce), .. }) = self.jobs.get(id) else { return true };
         while bounce.has_more(bio.len) {
-            if *burst >= BURST {
+            if *burst >= limit {
                 return false;
             }
             let at = bounce.next;
-            let len = u32::try_from(bio.len - at).map_or(SLOT, |rest| rest.min(SLOT));
-            let Some(slot) = self.pool.take(Chunk { at, len, moved: 0 }) else { return false };
+            let rest = match bio.op {
+                Op::Read => bio.len - at,
+                _ => (bio.len - at).min((limit - *burst).max(SLOT.into())),
+            };
+            let Some((slot, len)) = self.pool.take(at, rest) else { return false };
             let filled = match (bio.op, self.pool.range(slot, 0, len)) {
                 (Op::Read, _) | (_, None) => Ok(()),
                 (Op::WriteZeroes, Some(range)) => transfer::zero_slot(&mut self.reader, range),

@@ -6,7 +6,9 @@ use pageless_block::{
     Bio, Completion, Error, Extent, Flags, ListCursor, Op, Queue, Reach, Refused, RefusedWhy, Route, Status, Why,
 };
 use pageless_mem::persist::{self, Flusher};
-use pageless_mem::{Access, CopyError, Extents, Fault, Online, PhysRange, Reader, Region, copy};
+use pageless_mem::{
+    Access, CopyError, Extents, Fault, Kmap, MemReader, MemWriter, Online, PhysRange, Reader, Region, copy, copy_ahead,
+};
 use std::os::fd::BorrowedFd;
 
 /// Requests that wait for one poll, at most.
@@ -37,7 +39,12 @@ impl Queue for MemoryQueue {
         if self.pending.len() == DEPTH {
             return Err(Refused::new(bio, RefusedWhy::Full));
         }
-        self.pending.push(bio);
+        // By its parts where there are few: a whole bio is moved in larger pieces than it was just made of, and the CPU
+        // waits until all of those are in the cache.
+        match bio.data.single() {
+            Some(range) => self.pending.push(Bio { data: range.into(), ..bio }),
+            None => self.pending.push(bio),
+        }
         Ok(())
     }
 
@@ -140,14 +147,12 @@ impl Medium {
             // Asked before going online, since it may ask the kernel. Writes do not care what is there.
             let extent = if bio.op == Op::Read { self.extents.next(offset, len) } else { Extent::Data(len) };
             let section = Section { online: reader.online(), bio, done };
-            if let Some(next) = next.take() {
-                section.prefetch(&self.region, next);
-            }
+            let ahead = next.take().and_then(|next| section.source(&self.region, next));
             done = match extent {
                 Extent::Hole(len) => section.zeroes(&mut frames, len)?,
                 Extent::Data(len) => {
                     let media = self.region.range(offset, len).ok_or(Stopped { done, fault: Fault::Gone })?;
-                    section.copy(&mut frames, media)?
+                    section.copy(&mut frames, media, ahead)?
                 }
             };
         }
@@ -168,9 +173,14 @@ struct Section<'a> {
 }
 
 impl Section<'_> {
-    /// Moves the bytes of `media` from or to the frames, and says how much of the bio is then done.
+    /// Moves the bytes of `media` from or to the frames, has what `ahead` shows fetched meanwhile, and says how much of the
+    /// bio is then done.
     #[inline]
-    fn copy(&self, frames: &mut ListCursor, media: PhysRange) -> Result<u64, Stopped> {
+    fn copy(&self, frames: &mut ListCursor, media: PhysRange, mut ahead: Option<Kmap<'_>>) -> Result<u64, Stopped> {
+        let mut run = |from: &mut MemReader<'_>, to: &mut MemWriter<'_>| match ahead.take() {
+            Some(next) => copy_ahead(from, to, &next),
+            None => copy(from, to),
+        };
         let mut done = self.done;
         let end = done + u64::from(media.len());
         let stop = |done, fault| Stopped { done, fault };
@@ -179,14 +189,14 @@ impl Section<'_> {
             let mut from = window.reader();
             while let Some(range) = frames.take(&self.bio.data, end - done) {
                 let window = self.online.kmap(range, Access::Write).map_err(|fault| stop(done, fault))?;
-                done += moved(copy(&mut from, &mut window.writer()), done)?;
+                done += moved(run(&mut from, &mut window.writer()), done)?;
             }
         } else {
             let window = self.online.kmap(media, Access::Write).map_err(|fault| stop(done, fault))?;
             let mut to = window.writer().streaming();
             while let Some(range) = frames.take(&self.bio.data, end - done) {
                 let window = self.online.kmap(range, Access::Read).map_err(|fault| stop(done, fault))?;
-                done += moved(copy(&mut window.reader(), &mut to), done)?;
+                done += moved(run(&mut window.reader(), &mut to), done)?;
             }
         }
         Ok(done)
@@ -204,17 +214,15 @@ impl Section<'_> {
         Ok(done)
     }
 
-    /// Has the first lines of what `next` will read fetched. What cannot be is found out when its turn comes.
+    /// What `next` will read. What cannot be looked at is found out when its turn comes.
     #[inline]
-    fn prefetch(&self, region: &Region, next: &Bio) {
-        let source = match next.op {
+    fn source(&self, region: &Region, next: &Bio) -> Option<Kmap<'_>> {
+        let range = match next.op {
             Op::Read => region.range(next.sector.bytes(), next.len),
             Op::Write => next.data.as_slice().first().copied(),
-            _ => return,
+            _ => None,
         };
-        if let Some(Ok(window)) = source.map(|range| self.online.kmap(range, Access::Read)) {
-            window.prefetch();
-        }
+        self.online.kmap(range?, Access::Read).ok()
     }
 }
 

@@ -39,7 +39,7 @@ fn every_offset_and_length_at_the_edge_of_mapped_memory_moves_exactly_what_is_th
         let window = online.kmap(region.range(0, FRAME_SIZE).unwrap(), Access::Write).unwrap();
         window.writer().write(&data).unwrap();
     }
-    for streaming in [false, true] {
+    for way in ["plain", "streaming", "ahead"] {
         for before in (0..=80).chain([127, 128, 129, 511, 512, 513, 575, 576, 1000, 2048, 4095, 4096]) {
             for past in [1u64, 2, 63, 64, 65, 600, 4096] {
                 let start = edge - before;
@@ -48,12 +48,17 @@ fn every_offset_and_length_at_the_edge_of_mapped_memory_moves_exactly_what_is_th
                 for shift in [0u64, 1, 63] {
                     let target = online.kmap(other.range(shift, before + past).unwrap(), Access::Write).unwrap();
                     let writer = target.writer();
-                    let mut writer = if streaming { writer.streaming() } else { writer };
-                    let error = super::copy(&mut source.reader(), &mut writer).unwrap_err();
-                    assert_eq!((error.moved as u64, error.fault), (before, Fault::Media), "{before}+{past} >> {shift}");
+                    let mut writer = if way == "streaming" { writer.streaming() } else { writer };
+                    let result = match way {
+                        "ahead" => super::copy_ahead(&mut source.reader(), &mut writer, &source),
+                        _ => super::copy(&mut source.reader(), &mut writer),
+                    };
+                    let error = result.unwrap_err();
+                    let what = format!("{way} {before}+{past} >> {shift}");
+                    assert_eq!((error.moved as u64, error.fault), (before, Fault::Media), "{what}");
                     let mut got = vec![0; before as usize];
                     target.reader().read(&mut got).unwrap();
-                    assert_eq!(got, &data[start as usize..], "{before}+{past} >> {shift}");
+                    assert_eq!(got, &data[start as usize..], "{what}");
                 }
             }
         }
@@ -67,7 +72,7 @@ fn stores_past_the_end_stop_at_the_very_byte_and_change_no_size() {
     let (memory, region, path) = cliff();
     let other = memory.register(Backing::anon(1 << 16).unwrap()).unwrap();
     let mut reader = memory.reader();
-    for streaming in [false, true] {
+    for way in ["plain", "streaming", "ahead"] {
         for before in [0u64, 1, 7, 63, 64, 65, 512, 600, 2049, 4096] {
             for past in [1u64, 64, 700] {
                 let online = reader.online();
@@ -75,8 +80,12 @@ fn stores_past_the_end_stop_at_the_very_byte_and_change_no_size() {
                 let target =
                     online.kmap(region.range(FRAME_SIZE - before, before + past).unwrap(), Access::Write).unwrap();
                 let writer = target.writer();
-                let mut writer = if streaming { writer.streaming() } else { writer };
-                let error = super::copy(&mut source.reader(), &mut writer).unwrap_err();
+                let mut writer = if way == "streaming" { writer.streaming() } else { writer };
+                let result = match way {
+                    "ahead" => super::copy_ahead(&mut source.reader(), &mut writer, &source),
+                    _ => super::copy(&mut source.reader(), &mut writer),
+                };
+                let error = result.unwrap_err();
                 assert_eq!((error.moved as u64, error.fault), (before, Fault::Media));
                 let error = target.writer().zero((before + past) as usize).unwrap_err();
                 assert_eq!((error.moved as u64, error.fault), (before, Fault::Media));
@@ -93,7 +102,7 @@ fn copies_equal_a_slice_copy_at_every_alignment() {
     let (memory, a) = memory(Backing::anon(1 << 16).unwrap());
     let b = memory.register(Backing::memfd(1 << 16).unwrap()).unwrap();
     let mut reader = memory.reader();
-    for streaming in [false, true] {
+    for way in ["plain", "streaming", "ahead"] {
         for (from, to) in [(0u64, 0u64), (1, 0), (0, 1), (13, 51), (63, 64), (64, 63)] {
             for len in (1u64..=130).chain([511, 512, 513, 700, 4095, 4096, 4097, 20000]) {
                 let data = pattern(len as usize, len as usize);
@@ -103,12 +112,16 @@ fn copies_equal_a_slice_copy_at_every_alignment() {
                 let target = online.kmap(b.range(to, len + 1).unwrap(), Access::Write).unwrap();
                 target.writer().zero(len as usize + 1).unwrap();
                 let writer = target.writer();
-                let mut writer = if streaming { writer.streaming() } else { writer };
-                assert_eq!(super::copy(&mut source.reader(), &mut writer), Ok(len as usize));
+                let mut writer = if way == "streaming" { writer.streaming() } else { writer };
+                let moved = match way {
+                    "ahead" => super::copy_ahead(&mut source.reader(), &mut writer, &source),
+                    _ => super::copy(&mut source.reader(), &mut writer),
+                };
+                assert_eq!(moved, Ok(len as usize));
                 assert_eq!(writer.remaining(), 1);
                 let mut got = vec![0xff; len as usize + 1];
                 target.reader().read(&mut got).unwrap();
-                assert_eq!((&got[..len as usize], got[len as usize]), (&data[..], 0), "{from}->{to} {len}");
+                assert_eq!((&got[..len as usize], got[len as usize]), (&data[..], 0), "{way} {from}->{to} {len}");
             }
         }
     }

@@ -75,6 +75,25 @@ impl Medium {
         self.reader.confirm().map_err(failed)
     }
 
+    /// The first byte that is not zero.
+    pub fn first_data(&mut self, offset: u64, len: u64) -> Result<Option<u64>, MediumError> {
+        let (mut at, end, mut buf) = (offset, offset + len, Vec::new());
+        while at < end {
+            match self.extent(at, end - at) {
+                Extent::Hole(hole) => at += hole,
+                Extent::Data(data) => {
+                    buf.resize(usize::try_from(data.min(STEP)).unwrap_or(0), 0);
+                    self.read(at, &mut buf)?;
+                    if let Some(first) = buf.iter().position(|byte| *byte != 0) {
+                        return Ok(Some(at + first as u64));
+                    }
+                    at += buf.len() as u64;
+                }
+            }
+        }
+        Ok(None)
+    }
+
     /// Whether the bytes from `offset` on are a hole, and for how long they are the same, at most `len`.
     pub fn extent(&mut self, offset: u64, len: u64) -> Extent {
         self.extents.next(offset, len)

@@ -7,13 +7,19 @@
 //! Bar: between secret memory (bounced) and the file >= 0.9 times between ram (direct) and the file, in requests of 128 KiB
 //! and above, read and written, eight in flight. Secret memory counts against RLIMIT_MEMLOCK; 4 MiB are used, so of eight
 //! requests of 1 MiB two at a time share their frames.
+//!
+//! Beside it stands the floor: a bare loop of direct I/O into a pool and a copy, measured in the same rounds. Where a disk
+//! is so fast that the floor over direct is below the bar, no bounce of one thread meets it.
 
 #![forbid(unsafe_code)]
 
+mod floor;
+
+use floor::Floor;
 use pageless_benches::{Bar, Offsets, interleave, ratios, verdict};
 use pageless_block::{Bio, Queue, Route, Sector, open_checked};
 use pageless_drivers::file::{FileDisk, FileDiskOptions};
-use pageless_mem::{Backing, Memory, Region};
+use pageless_mem::{Backing, Memory, PhysRange, Region};
 use pageless_sys::epoll::{Epoll, Interest};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -59,16 +65,21 @@ fn measure(path: &Path, rounds: usize) -> Result<(), Failure> {
         for write in [false, true] {
             let (mut direct, mut bounced) = (open_checked(&disk)?, open_checked(&disk)?);
             let load = Load { len, depth, write };
-            let [a, b] = interleave(
+            let mut bare = Floor::new(&memory, path, load)?;
+            let [a, b, c] = interleave(
                 rounds,
-                [&mut || load.run(&mut direct, &ram).unwrap_or(f64::NAN), &mut || {
-                    load.run(&mut bounced, &secret).unwrap_or(f64::NAN)
-                }],
+                [
+                    &mut || load.run(&mut direct, &ram).unwrap_or(f64::NAN),
+                    &mut || load.run(&mut bounced, &secret).unwrap_or(f64::NAN),
+                    &mut || bare.run(load, &secret).unwrap_or(f64::NAN),
+                ],
             );
             let word = if write { "write" } else { "read" };
             verdict(&format!("{} KiB depth {depth} {word}, ram", len >> 10), "MB/s", &a, Bar::None);
             verdict("  secret", "MB/s", &b, Bar::None);
             verdict("  secret / ram", "x", &ratios(&b, &a), bar);
+            verdict("  floor / ram: what a bare loop reaches", "x", &ratios(&c, &a), Bar::None);
+            verdict("  secret / floor", "x", &ratios(&b, &c), Bar::None);
         }
     }
     Ok(())
@@ -84,8 +95,7 @@ struct Load {
 impl Load {
     /// Megabytes per second over the file from start to end, or 64 MiB of it in small requests.
     fn run(self, queue: &mut dyn Queue, region: &Region) -> Result<f64, Failure> {
-        let total = if self.len < 65536 { (64 << 20) / (32 / self.depth.min(32)) } else { FILE };
-        let requests = total / self.len;
+        let requests = self.requests();
         let (mut sent, mut back) = (0, 0);
         let mut out = Vec::new();
         let mut epoll = Epoll::new(1)?;
@@ -95,8 +105,7 @@ impl Load {
         let begin = Instant::now();
         while back < requests {
             while sent < requests && sent - back < self.depth {
-                let slot = sent % self.depth.min(FRAMES / self.len);
-                let frames = region.range(slot * self.len, self.len).ok_or("region too small")?;
+                let frames = self.frames(region, sent)?;
                 let sector = Sector(sent * self.len / 512);
                 let bio = match self.write {
                     true => Bio::write(sector, frames, sent),
@@ -116,7 +125,22 @@ impl Load {
                 back += 1;
             }
         }
-        let bytes = u32::try_from(total)?;
+        self.megabytes_since(begin)
+    }
+
+    fn requests(self) -> u64 {
+        let total = if self.len < 65536 { (64 << 20) / (32 / self.depth.min(32)) } else { FILE };
+        total / self.len
+    }
+
+    /// The memory of a request: as many places as there are requests in flight, or as there is room for.
+    fn frames(self, region: &Region, request: u64) -> Result<PhysRange, Failure> {
+        let place = request % self.depth.min(FRAMES / self.len);
+        Ok(region.range(place * self.len, self.len).ok_or("region too small")?)
+    }
+
+    fn megabytes_since(self, begin: Instant) -> Result<f64, Failure> {
+        let bytes = u32::try_from(self.requests() * self.len)?;
         Ok(f64::from(bytes) / 1e6 / begin.elapsed().as_secs_f64())
     }
 }

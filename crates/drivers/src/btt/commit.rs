@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! [`commit`]: the steps of writes that follow their data, under the locks of their blocks.
+//!
+//! Whatever may keep the map from being stored to is found out before the flog is: a hole that cannot be filled, a page that
+//! cannot be written. What fails after that all the same leaves a write that only recovery can finish, as long as nobody
+//! else writes the block: so the arena is frozen.
+
+use pageless_block::Status;
+use pageless_mem::{Access, Fault, persist};
+
+use super::check::{Finding, Problem};
+use super::device::Shared;
+use super::flog::FlogEntry;
+use super::io::{Flogs, Half, Io, Maps};
+use super::map::{MapEntry, MapState};
+use super::open::Order;
+use super::queue::Job;
+use super::read::out_of_bounds;
+use super::trouble::Trouble;
+use super::write::{State, Write};
+
+/// Why a step of a write failed, and what it leaves.
+type Failed = (Status, State);
+
+/// Makes the data of these writes, no two of them of one block, what their blocks hold.
+pub(super) fn commit(shared: &Shared, io: &mut Io, writes: &mut [Write], jobs: &mut [Job]) {
+    let _held = shared.locks.hold(good(writes).map(|write| write.external));
+    {
+        let section = io.section(shared);
+        let (mut maps, mut flogs) = (section.maps(Access::Write), section.flogs());
+        step(writes, jobs, |write| write.store_old(shared, &mut maps, &mut flogs));
+        persist::fence();
+    }
+    settle(shared, io, writes, jobs, |write| {
+        let (arena, _) = shared.locate(write.external);
+        [
+            (arena.block_offset(write.lane.free), u64::from(shared.lba_size.bytes())),
+            (arena.flog_offset(write.lane.number, write.lane.next), 8),
+        ]
+    });
+    {
+        let section = io.section(shared);
+        let mut flogs = section.flogs();
+        step(writes, jobs, |write| write.store_new(shared, &mut flogs));
+        persist::fence();
+    }
+    settle(shared, io, writes, jobs, |write| {
+        let (arena, _) = shared.locate(write.external);
+        [(arena.flog_offset(write.lane.number, write.lane.next) + 8, 8)]
+    });
+    {
+        let section = io.section(shared);
+        let mut maps = section.maps(Access::Write);
+        step(writes, jobs, |write| write.store_map(shared, &mut maps));
+        persist::fence();
+    }
+    settle(shared, io, writes, jobs, |write| {
+        let (arena, lba) = shared.locate(write.external);
+        [(arena.map_offset(lba), 4)]
+    });
+}
+
+fn good(writes: &[Write]) -> impl Iterator<Item = &Write> {
+    writes.iter().filter(|write| write.state == State::Good)
+}
+
+fn step(writes: &mut [Write], jobs: &mut [Job], mut step: impl FnMut(&mut Write) -> Result<(), Failed>) {
+    for write in writes.iter_mut().filter(|write| write.state == State::Good) {
+        if let Err((status, state)) = step(write) {
+            write.fail(jobs, status, state);
+        }
+    }
+}
+
+/// Makes a step durable before the next one, where a fence does not.
+fn settle<const N: usize>(
+    shared: &Shared,
+    io: &mut Io,
+    writes: &mut [Write],
+    jobs: &mut [Job],
+    stored: impl Fn(&Write) -> [(u64, u64); N],
+) {
+    if shared.order != Order::Strict {
+        return;
+    }
+    step(writes, jobs, |write| {
+        let mut ranges = stored(write).into_iter();
+        // What lies on the medium is not known any more.
+        ranges.try_for_each(|(offset, len)| io.flusher.persist(offset, len)).map_err(|fault| write.stuck(shared, fault))
+    });
+}
+
+impl Write {
+    fn flog_entry(&self, lba: u32) -> FlogEntry {
+        // An error is kept, so that whoever recovers the lane tries the block first.
+        let old = match self.old.state() {
+            MapState::Error => self.old,
+            _ => MapEntry::normal(self.old.block(lba)),
+        };
+        FlogEntry::new(lba, old, self.lane.free, self.lane.seq)
+    }
+
+    fn store_old(&mut self, shared: &Shared, maps: &mut Maps<'_>, flogs: &mut Flogs<'_>) -> Result<(), Failed> {
+        let (arena, lba) = shared.locate(self.external);
+        let failed = |fault: Fault| (Status::from(fault), State::Failed);
+        // By another queue that met trouble since.
+        if arena.frozen() {
+            return Err((Status::ReadOnly, State::Failed));
+        }
+        self.old = maps.of(arena, lba).and_then(|map| map.entry_to_change(lba)).map_err(failed)?;
+        let block = self.old.block(lba);
+        if block >= arena.geometry.internal_nlba() {
+            return Err((out_of_bounds(shared, arena, lba, self.old), State::Failed));
+        }
+        if block == self.lane.free {
+            let problem = Problem::BlockFreeAndMapped { lane: self.lane.number, block };
+            let finding = Finding { arena: arena.number, offset: arena.map_offset(lba), problem };
+            shared.freeze(arena, Trouble::Froze(finding));
+            return Err((Status::ReadOnly, State::Failed));
+        }
+        // Not current yet, so it does not count.
+        flogs.store(arena, &self.lane, &self.flog_entry(lba), Half::Old).map_err(|fault| {
+            let state = if fault == Fault::Media { State::Retired } else { State::Failed };
+            (fault.into(), state)
+        })
+    }
+
+    fn store_new(&mut self, shared: &Shared, flogs: &mut Flogs<'_>) -> Result<(), Failed> {
+        let (arena, lba) = shared.locate(self.external);
+        let stored = flogs.store(arena, &self.lane, &self.flog_entry(lba), Half::New);
+        stored.map_err(|fault| self.stuck(shared, fault))
+    }
+
+    fn store_map(&mut self, shared: &Shared, maps: &mut Maps<'_>) -> Result<(), Failed> {
+        let (arena, lba) = shared.locate(self.external);
+        let entry = MapEntry::normal(self.lane.free);
+        let stored = maps.of(arena, lba).and_then(|map| map.store(lba, entry));
+        stored.map_err(|fault| self.stuck(shared, fault))
+    }
+
+    /// The flog may have the write, and the map has not.
+    #[cold]
+    fn stuck(&self, shared: &Shared, fault: Fault) -> Failed {
+        let (arena, lba) = shared.locate(self.external);
+        shared.freeze(arena, Trouble::MapNotStored { arena: arena.number, lba, fault });
+        (fault.into(), State::Committed)
+    }
+}
