@@ -62,7 +62,7 @@ fn rate(disk: &dyn BlockDevice, frames: &Region, write: bool) -> Result<f64, Fai
             while out.len() < slots.len() {
                 queue.poll(&mut out)?;
             }
-            if out.iter().any(|done| done.result.is_err()) {
+            if out.iter().any(|done| !done.status.is_ok()) {
                 return Err("an operation failed".into());
             }
             out.clear();
