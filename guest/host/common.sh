@@ -5,6 +5,7 @@ guest=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 root=$(dirname "$guest")
 work=$root/target/guest       # everything that is made; `rm -r` it to fetch newer packages and kernels
 debian=$work/debian           # packages, unpacked and never installed
+stores=$work/stores           # the same for a QEMU that takes plugins
 libraries=$debian/lib/x86_64-linux-gnu:$debian/usr/lib/x86_64-linux-gnu
 loader=$debian/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2
 
@@ -15,9 +16,12 @@ die() { say "$*"; exit 1; }
 
 # The file of a program among the unpacked packages.
 unpacked() { # name
-    local folder
+    local folder file
     for folder in usr/bin usr/sbin bin sbin; do
-        if [ -x "$debian/$folder/$1" ]; then echo "$debian/$folder/$1"; return; fi
+        file=$debian/$folder/$1
+        # A link with a full path, as kmod's names are, means the unpacked file and not this machine's, which may have none.
+        case $(readlink "$file" || true) in /*) file=$debian$(readlink "$file") ;; esac
+        if [ -x "$file" ]; then echo "$file"; return; fi
     done
     die "$1 is in none of the packages that setup.sh unpacks"
 }

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 # The devices a test may name in its header, as arguments of QEMU and of the kernel.
-# Their images are made anew for each run, sparse, in the run's own folder.
+# Their images are made for each run, sparse, in the run's own folder; one that is there is kept.
 
 # Adds to the arrays `qemu_args` and `kernel_args`.
 add_device() { # name[=size] folder
@@ -21,6 +21,11 @@ add_device() { # name[=size] folder
             truncate -s $((512 * 1024 + 128))K "$image"
             qemu_args+=(-object "memory-backend-file,id=nvdimm-memory,share=on,mem-path=$image,size=$((512 * 1024 + 128))K,align=2M"
                 -device nvdimm,id=nvdimm,memdev=nvdimm-memory,label-size=128K) ;;
+        # The same without labels: all of it is one namespace, so that byte 0 of the image is byte 0 of the namespace.
+        nvdimm-plain)
+            truncate -s "${size:-64M}" "$image"
+            qemu_args+=(-object "memory-backend-file,id=plain-memory,share=on,mem-path=$image,size=${size:-64M},align=2M"
+                -device nvdimm,id=plain,memdev=plain-memory) ;;
         nvme)
             truncate -s 64M "$image"
             qemu_args+=(-drive "if=none,id=nvme-drive,file=$image,format=raw"

@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# guest/host/setup.sh KERNEL: fetches and unpacks what a guest needs into target/guest. Needs apt, of Debian 12 or newer, and no
+# guest/host/setup.sh KERNEL [stores]: fetches and unpacks what a guest needs into target/guest. Needs apt, of Debian 12 or newer, and no
 # root. Nothing is installed: QEMU's package would remove qemu-utils where that came from backports.
 #
 #   apt/        an apt of our own: its sources, lists and packages know nothing of this machine's
 #   debian/     QEMU, the guest's programs and the tools that build its file system, unpacked
+#   stores/     the same for QEMU 10, which takes the plugin of stores.c; only if asked for
 #   kernels/V/  vmlinux and base.cpio of the newest kernel whose version starts with V
 set -euo pipefail
 . "$(dirname "$0")/common.sh"
 
 version=$1
+what=${2:-}
 
 # Where this machine gets an archive of Debian's from: `debian`, `debian-security`.
 archive_of() { # name
@@ -18,11 +20,11 @@ archive_of() { # name
         die "apt has no source that ends in /$1: it needs one of Debian's mirrors"
 }
 
-programs=(busybox-static cpio daxctl e2fsprogs fio kmod libnbd-bin ndctl python3-minimal qemu-system-x86 qemu-utils strace xfsprogs xz-utils zstd)
+programs=(busybox-static cpio daxctl e2fsprogs fio kmod libnbd-bin nbd-client ndctl python3-minimal qemu-system-x86 qemu-utils strace xfsprogs xz-utils zstd)
 
 # What /init or a test may load. A name that a kernel does not have is built in, or missing and then the test says so.
 modules=(nfit nd_pmem nd_e820 nd_btt dax_pmem device_dax virtio_pmem virtio_blk virtio_pci ext4 crc32c xfs nvme udmabuf
-    vfio-pci vfio_iommu_type1 hwpoison-inject null_blk loop)
+    vfio-pci vfio_iommu_type1 hwpoison-inject null_blk loop nbd)
 
 main() {
     mkdir -p "$work/kernels"
@@ -30,6 +32,7 @@ main() {
     exec 9>"$work/lock"
     flock 9
     unpack_programs
+    [ -z "$what" ] || unpack_stores
     [ -e "$work/kernels/$version/vmlinux" ] || unpack_kernel
     local base=$work/kernels/$version/base.cpio
     if [ ! -e "$base" ] || [ "$guest/init" -nt "$base" ] || [ "$guest/host/setup.sh" -nt "$base" ]; then
@@ -78,7 +81,7 @@ refresh() {
     [ -z "${refreshed:-}" ] || return 0
     command -v apt-get >/dev/null || die "needs apt-get and dpkg-deb, of Debian 12 or newer"
     say "reading the package lists"
-    configure_apt trixie-backports
+    configure_apt trixie-backports bookworm-backports
     if ! private_apt apt-get -qq update; then
         configure_apt
         private_apt apt-get -qq update || die "the package lists cannot be read"
@@ -88,11 +91,13 @@ refresh() {
 }
 
 # Downloads packages and unpacks them into a folder.
-fetch() { # folder package...
-    local into=$1 package
+fetch() { # [-t suite] folder package...
+    local into package suite=()
+    if [ "$1" = -t ]; then suite=(-t "$2"); shift 2; fi
+    into=$1
     shift
     mkdir -p "$into" "$work/apt/debs"
-    (cd "$work/apt/debs" && private_apt apt-get -qq download "$@") || die "a package cannot be downloaded"
+    (cd "$work/apt/debs" && private_apt apt-get -qq download "${suite[@]}" "$@") || die "a package cannot be downloaded"
     for package; do
         dpkg-deb -x "$work/apt/debs/$package"_*.deb "$into"
     done
@@ -109,6 +114,19 @@ unpack_programs() {
     rm -rf "$debian"
     fetch "$debian" "${packages[@]}"
     echo "$wanted" >"$debian/.unpacked"
+}
+
+# QEMU 10: that of bookworm takes no plugin that reads what is stored.
+unpack_stores() {
+    local packages
+    [ ! -e "$stores/.unpacked" ] || return 0
+    refresh
+    mapfile -t packages < <(private_apt apt-get install --simulate --no-install-recommends -t bookworm-backports qemu-system-x86 | awk '/^Inst/ {print $2}')
+    [ "${#packages[@]}" -gt 0 ] || { say "no QEMU 10: bookworm-backports cannot be read"; exit $not_obtainable; }
+    say "fetching QEMU 10 (${#packages[@]} packages, once)"
+    rm -rf "$stores"
+    fetch -t bookworm-backports "$stores" "${packages[@]}"
+    touch "$stores/.unpacked"
 }
 
 # The newest kernel of that version: one package up to 6.x, three from 7.x on.

@@ -155,7 +155,9 @@ pub(crate) struct RunArgs {
 #[command(after_help = "\
 Registers the memory, then tries a CPU map, a short pin (O_DIRECT), a long pin (an io_uring registered buffer), a socket
 send and a zero-copy send. No byte is changed and no hole is filled: where a file has no page the answer is `untested`.
-Memory that is made for the probe (ram:, secret:...) is given one page to try on.
+Memory that is made for the probe (ram:, secret:...) is given one page to try on. The flush domain is what makes a store
+durable (nothing, a fence, cache lines written back, msync) and how that is known. Of persistent memory the kernel's list of
+bad blocks is read, and shown in whole frames of the memory.
 
 Examples:
   pageless region probe secret:4M ram:16M

@@ -5,7 +5,7 @@ use std::fmt;
 
 use pageless::block::Status;
 use pageless::mem::probe::{self, Class, Verdict};
-use pageless::mem::{Durability, FRAME_SIZE, Memory, Region};
+use pageless::mem::{BadRange, BadSource, Durability, FRAME_SIZE, Memory, Region};
 use pageless::open::{Options, open};
 use pageless::spec::{Human, Spec};
 use serde::Serialize;
@@ -66,10 +66,24 @@ struct Report {
     long_pin: String,
     send: String,
     send_zerocopy: String,
+    durability: &'static str,
+    survives_power_loss: bool,
+    flush_domain: String,
+    bad: Vec<Bad>,
+    more_bad: bool,
+}
+
+/// Bytes that are known to be bad.
+#[derive(Debug, Serialize)]
+struct Bad {
+    offset: u64,
+    bytes: u64,
+    known_by: &'static str,
 }
 
 impl Report {
     fn new(memory: String, region: &Region, registered_in_us: u128, found: probe::Report) -> Report {
+        let domain = region.flush_domain();
         Report {
             memory,
             is: match found.class {
@@ -87,6 +101,30 @@ impl Report {
             long_pin: shown(found.long_pin),
             send: shown(found.send),
             send_zerocopy: shown(found.send_zerocopy),
+            durability: match domain.durability {
+                Durability::Volatile => "volatile",
+                Durability::Fence => "fence",
+                Durability::Clwb => "clwb",
+                Durability::Msync => "msync",
+            },
+            survives_power_loss: domain.survives_power_loss(),
+            flush_domain: domain.to_string(),
+            bad: region.bad().into_iter().map(Bad::from).collect(),
+            more_bad: region.more_bad(),
+        }
+    }
+}
+
+impl From<BadRange> for Bad {
+    fn from(range: BadRange) -> Bad {
+        Bad {
+            offset: range.offset,
+            bytes: range.len,
+            known_by: match range.source {
+                BadSource::Fault => "a fault",
+                BadSource::Poison => "a memory error",
+                BadSource::Kernel => "the kernel's badblocks",
+            },
         }
     }
 }
@@ -114,6 +152,13 @@ impl fmt::Display for Report {
             ("zero-copy send", "MSG_ZEROCOPY", &self.send_zerocopy),
         ] {
             writeln!(f, "  {:<44}{verdict}", format!("{what} ({by})"))?;
+        }
+        writeln!(f, "  flush domain: {}", self.flush_domain)?;
+        for Bad { offset, bytes, known_by } in &self.bad {
+            writeln!(f, "  bad: {bytes} bytes at {offset} ({known_by})")?;
+        }
+        if self.more_bad {
+            writeln!(f, "  bad: more than is shown")?;
         }
         Ok(())
     }

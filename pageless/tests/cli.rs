@@ -177,7 +177,28 @@ fn probe_says_what_memory_is() {
         }
         assert_eq!(found["is"], "page-backed", "{line}");
         assert!(found["metadata_bytes"].as_u64().expect("a number") < 4096, "{line}");
+        assert_eq!(
+            (&found["durability"], &found["survives_power_loss"]),
+            (&"volatile".into(), &false.into()),
+            "{line}"
+        );
+        assert_eq!(found["flush_domain"], "anonymous memory: volatile", "{line}");
     }
+}
+
+#[test]
+fn probe_says_what_makes_a_store_durable_and_why() {
+    for (scratch, says) in [
+        (Scratch::disk(), r"flush domain: page cache of "),
+        (Scratch::shm(), "flush domain: file in memory (tmpfs): volatile, msync changes nothing"),
+    ] {
+        let text = ok(PAGELESS, &["region", "probe", &format!("pmem:{},size=1M", scratch.path("x.img"))]);
+        assert!(text.contains(says), "{text}");
+    }
+    let scratch = Scratch::disk();
+    let line = ok(PAGELESS, &["region", "probe", "--json", &format!("pmem:{},size=1M", scratch.path("x.img"))]);
+    let found: serde_json::Value = serde_json::from_str(&line).expect("one object");
+    assert_eq!((&found["durability"], &found["survives_power_loss"]), (&"msync".into(), &true.into()), "{line}");
 }
 
 #[test]

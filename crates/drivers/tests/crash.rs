@@ -25,7 +25,7 @@ impl CrashTarget for RawMemory {
 /// A block torn into words is what this device allows, so almost any state will do: fewer are looked at.
 fn config() -> Config {
     let config = Config::default();
-    Config { states: config.states / 4, ..config }
+    Config { states: config.states / 10, ..config }
 }
 
 fn pmem(durability: Durability, kinds: &[Kind]) {
@@ -47,6 +47,21 @@ fn what_pmem_acknowledged_is_there_after_power_cuts() {
 fn zeroes_that_pmem_acknowledged_are_there_after_power_cuts() {
     for durability in [Durability::Clwb, Durability::Fence, Durability::Msync] {
         pmem(durability, &[Kind::Write, Kind::WriteZeroes, Kind::Flush]);
+    }
+}
+
+#[test]
+fn frames_that_pmem_gave_back_as_acknowledged_zeroes_stay_zeroes() {
+    let zeroes = |fua| CrashOp { kind: Kind::WriteZeroes, blocks: 16, fua, ..CrashOp::write(0) };
+    for durability in [Durability::Clwb, Durability::Fence, Durability::Msync] {
+        for ops in [vec![zeroes(true)], vec![zeroes(false), CrashOp::flush()]] {
+            let config = Config { blocks: 16, ..config() };
+            let mut explorer = Explorer::new(&RawMemory, 64 << 10, durability, config).unwrap();
+            explorer.create().unwrap();
+            if let Err(failure) = explorer.try_workload(&Workload::of(ops), &honest) {
+                panic!("{durability:?}: {failure}");
+            }
+        }
     }
 }
 

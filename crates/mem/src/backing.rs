@@ -12,6 +12,7 @@ mod testing;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use pageless_sys::cpu::{self, WriteBack};
 use pageless_sys::file::{File, FileType, OpenOptions};
 use pageless_sys::lock::{self, Lock};
 use pageless_sys::mmap::{Mapping, Protection, Reserved};
@@ -19,7 +20,8 @@ use pageless_sys::{Errno, memfd};
 
 #[cfg(feature = "pmem-io")]
 use crate::device::Device;
-use crate::persist::Durability;
+use crate::medium::Medium;
+use crate::persist::{Durability, FlushDomain, Mapped, PersistenceDomain, Reason};
 use crate::pfn::FRAME_SIZE;
 use crate::region::MemKind;
 use crate::{Error, extents::Sparse};
@@ -35,6 +37,11 @@ pub struct Backing {
     len: u64,
     writable: bool,
     durability: Durability,
+    reason: Reason,
+    /// What lines are written back with, where that is what stores need.
+    lines: WriteBack,
+    /// The persistent memory device under the mapping.
+    medium: Option<Medium>,
     sparse: Sparse,
     label: &'static str,
     path: Option<PathBuf>,
@@ -134,6 +141,10 @@ impl Backing {
             len,
             writable: true,
             durability: Durability::Volatile,
+            reason: Reason::Anonymous,
+            // Every processor has it.
+            lines: WriteBack::Clflush,
+            medium: None,
             sparse: Sparse::Dense,
             label,
             path: None,
@@ -175,6 +186,51 @@ impl Backing {
 
     pub(crate) fn durability(&self) -> Durability {
         self.durability
+    }
+
+    pub(crate) fn flush_domain(&self) -> FlushDomain {
+        FlushDomain { durability: self.durability, reason: self.reason }
+    }
+
+    /// What lines are written back with.
+    #[inline]
+    pub(crate) fn lines(&self) -> WriteBack {
+        self.lines
+    }
+
+    /// Whether it is a file with data and holes that is mapped from where it lies: a memfd, a file of tmpfs, a DAX file.
+    pub(crate) fn lies_in_memory(&self) -> bool {
+        let cached = matches!(self.reason, Reason::PageCache(_) | Reason::DaxWithoutSync(_));
+        self.sparse == Sparse::Seek && !cached
+    }
+
+    /// Whether the mapping is of a file, which lies on its device as the file system likes.
+    pub(crate) fn on_file_system(&self) -> bool {
+        !matches!(self.reason, Reason::Persistent { mapped: Mapped::DevDax, .. })
+    }
+
+    /// The persistent memory device under the mapping.
+    pub(crate) fn medium(&self) -> Option<&Medium> {
+        self.medium.as_ref()
+    }
+
+    /// Takes it that this makes stores durable, whatever the kernel says: to treat ordinary memory as persistent, or
+    /// where the caches are known to be covered and firmware does not say so. Wrong assumptions lose data.
+    #[must_use]
+    pub fn assuming(self, durability: Durability) -> Backing {
+        Backing { durability, reason: Reason::Assumed, lines: cpu::write_back(), ..self }
+    }
+
+    /// Persistent memory, mapped without a page cache.
+    fn persistent(self, mapped: Mapped, medium: Option<Medium>) -> Backing {
+        let domain = medium.as_ref().map_or(PersistenceDomain::NoRegion, Medium::persistence_domain);
+        let lines = cpu::write_back();
+        let reason = Reason::Persistent { mapped, domain, write_back: lines };
+        Backing { durability: domain.durability(), reason, lines, medium, ..self }
+    }
+
+    fn because(self, reason: Reason) -> Backing {
+        Backing { reason, ..self }
     }
 
     pub(crate) fn extent_source(&self) -> Sparse {
@@ -266,7 +322,8 @@ impl Backing {
     }
 
     pub(crate) fn metadata_bytes(&self) -> usize {
-        self.path.as_ref().map_or(0, |path| path.as_os_str().len())
+        let medium = self.medium.as_ref().map_or(0, Medium::metadata_bytes);
+        medium + self.path.as_ref().map_or(0, |path| path.as_os_str().len())
     }
 
     /// `ram 16 MiB`, `pmem /mnt/x 1 GiB`.

@@ -13,6 +13,7 @@ use std::marker::PhantomData;
 
 use pageless_sys::fault::FaultRange;
 
+use crate::bad::{self, BadSource};
 use crate::error::Fault;
 use crate::region::Inner;
 use crate::{Access, fault, persist};
@@ -35,7 +36,22 @@ pub struct Cell<'k, T> {
 #[derive(Copy, Clone)]
 struct Outcome {
     value: u64,
+    /// 0: nothing faulted; 1: something did; 2: broken memory said so.
     faulted: u64,
+}
+
+/// Whether an access stopped at a fault, and what is known of it.
+type Faulted = Option<BadSource>;
+
+impl Outcome {
+    #[inline]
+    fn faulted(self) -> Faulted {
+        match self.faulted {
+            0 => None,
+            1 => Some(BadSource::Fault),
+            _ => Some(BadSource::Poison),
+        }
+    }
 }
 
 macro_rules! routines {
@@ -71,7 +87,9 @@ macro_rules! routines {
                 "    ret",
             )*
             "pageless_mem_cell_landing:",
-            "    mov edx, 1",
+            "    mov rdx, r8",
+            "    shr rdx, 63",
+            "    inc edx",
             "    ret",
             ".popsection",
         );
@@ -90,9 +108,9 @@ routines! {
 mod sealed {
     /// The routines of one width.
     pub trait Routines: Copy {
-        fn load(addr: usize) -> (Self, bool);
-        fn store(addr: usize, value: Self) -> bool;
-        fn fetch_or(addr: usize, value: Self) -> (Self, bool);
+        fn load(addr: usize) -> (Self, super::Faulted);
+        fn store(addr: usize, value: Self) -> super::Faulted;
+        fn fetch_or(addr: usize, value: Self) -> (Self, super::Faulted);
     }
 }
 
@@ -126,23 +144,23 @@ macro_rules! width {
         $(
             impl sealed::Routines for $word {
                 #[inline]
-                fn load(addr: usize) -> ($word, bool) {
+                fn load(addr: usize) -> ($word, Faulted) {
                     // SAFETY: by the cell's invariant.
                     let outcome = unsafe { $load(addr) };
-                    (narrow(outcome.value), outcome.faulted != 0)
+                    (narrow(outcome.value), outcome.faulted())
                 }
 
                 #[inline]
-                fn store(addr: usize, value: $word) -> bool {
+                fn store(addr: usize, value: $word) -> Faulted {
                     // SAFETY: by the cell's invariant.
-                    unsafe { $store(addr, u64::from(value)) }.faulted != 0
+                    unsafe { $store(addr, u64::from(value)) }.faulted()
                 }
 
                 #[inline]
-                fn fetch_or(addr: usize, value: $word) -> ($word, bool) {
+                fn fetch_or(addr: usize, value: $word) -> ($word, Faulted) {
                     // SAFETY: by the cell's invariant.
                     let outcome = unsafe { $or(addr, u64::from(value)) };
-                    (narrow(outcome.value), outcome.faulted != 0)
+                    (narrow(outcome.value), outcome.faulted())
                 }
             }
 
@@ -172,7 +190,7 @@ width! {
 /// Stores to an aligned word without changing it, and says whether it could. Safe in a signal handler, unlike a cell.
 #[cfg(feature = "testing")]
 pub(crate) fn touch(addr: usize) -> bool {
-    !<u64 as sealed::Routines>::fetch_or(addr, 0).1
+    <u64 as sealed::Routines>::fetch_or(addr, 0).1.is_none()
 }
 
 impl<'k, T: Word> Cell<'k, T> {
@@ -185,8 +203,8 @@ impl<'k, T: Word> Cell<'k, T> {
     #[inline]
     pub fn load(&self) -> Result<T, Fault> {
         match T::load(self.addr) {
-            (value, false) => Ok(value),
-            (_, true) => Err(self.media()),
+            (value, None) => Ok(value),
+            (_, Some(source)) => Err(self.media(source)),
         }
     }
 
@@ -196,10 +214,10 @@ impl<'k, T: Word> Cell<'k, T> {
         self.writable()?;
         #[cfg(feature = "testing")]
         let _recorded = crate::testing::record::storing(self.addr, size_of::<T>(), false);
-        if T::store(self.addr, value) {
-            fault::fill_hole(self.region, self.offset)?;
-            if T::store(self.addr, value) {
-                return Err(self.media());
+        if let Some(source) = T::store(self.addr, value) {
+            self.mend(source)?;
+            if let Some(source) = T::store(self.addr, value) {
+                return Err(self.media(source));
             }
         }
         Ok(())
@@ -220,11 +238,11 @@ impl<'k, T: Word> Cell<'k, T> {
         #[cfg(feature = "testing")]
         let _recorded = crate::testing::record::storing(self.addr, size_of::<T>(), false);
         let (mut before, mut faulted) = T::fetch_or(self.addr, bits);
-        if faulted {
-            fault::fill_hole(self.region, self.offset)?;
+        if let Some(source) = faulted {
+            self.mend(source)?;
             (before, faulted) = T::fetch_or(self.addr, bits);
         }
-        if faulted { Err(self.media()) } else { Ok(before) }
+        faulted.map_or(Ok(before), |source| Err(self.media(source)))
     }
 
     fn writable(&self) -> Result<(), Fault> {
@@ -232,8 +250,13 @@ impl<'k, T: Word> Cell<'k, T> {
     }
 
     #[cold]
-    fn media(&self) -> Fault {
-        self.region.note_bad(self.offset);
+    fn mend(&self, source: BadSource) -> Result<(), Fault> {
+        fault::mend(self.region, self.offset, size_of::<T>() as u64, source)
+    }
+
+    #[cold]
+    fn media(&self, source: BadSource) -> Fault {
+        bad::note(self.region, self.offset, source);
         Fault::Media
     }
 }

@@ -12,31 +12,59 @@
 //! Every routine either finishes or stops at a fault with the number of bytes left. String instructions stop at the very
 //! byte; the 64-byte loop stops before the block, and [`copy`] then takes the plain routine up to the byte.
 
-mod ahead;
+pub(crate) mod ahead;
+pub(crate) mod stream;
 
 use std::arch::global_asm;
 
-use pageless_sys::cpu::{WriteBack, write_back as best_write_back};
-use pageless_sys::fault::FaultRange;
+use pageless_sys::cpu::WriteBack;
+use pageless_sys::fault::{FaultRange, POISONED};
 
 use crate::Fault;
+use crate::bad::BadSource;
 use crate::cursor::{MemReader, MemWriter};
 use crate::error::CopyError;
+use stream::{Width, stream, write_back_stored};
+
+pub(crate) use stream::write_back;
+
 #[cfg(feature = "testing")]
 use crate::testing::record;
 
-pub(crate) use ahead::FAULT_RANGES as AHEAD_FAULT_RANGES;
 pub use ahead::copy_ahead;
 
 /// Below this, bypassing the caches costs more than it saves.
 const NONTEMPORAL_MIN: usize = 512;
 
+/// The same where what is stored has to leave the caches anyway: whole lines go past them at once, and edges are worth
+/// their own instructions from here on.
+const STREAM_BACK_MIN: usize = 256;
+
 /// Bytes not moved, and the address that faulted if there are any.
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
-struct Outcome {
+pub(crate) struct Outcome {
     left: usize,
     fault_address: usize,
+}
+
+impl Outcome {
+    /// The address that faulted.
+    pub(crate) fn address(self) -> usize {
+        self.fault_address & !POISONED
+    }
+
+    /// Whether broken memory reported the fault.
+    pub(crate) fn source(self) -> BadSource {
+        if self.fault_address & POISONED != 0 { BadSource::Poison } else { BadSource::Fault }
+    }
+}
+
+/// A copy that stopped after `moved` bytes; the fault is `None` when it was not the destination's.
+struct Stopped {
+    moved: usize,
+    fault: Option<Fault>,
+    source: BadSource,
 }
 
 // Each routine: System V arguments, result in rax:rdx. The handler of `sys::fault` resumes at the landing pad of the
@@ -60,57 +88,6 @@ global_asm!(
     "    mov rdx, r8",
     "    ret",
     ".size pageless_mem_copy, . - pageless_mem_copy",
-    // pageless_mem_stream(dst, src, len): 64-byte blocks by non-temporal stores, the edges by plain ones
-    ".p2align 6",
-    ".globl pageless_mem_stream",
-    ".hidden pageless_mem_stream",
-    ".type pageless_mem_stream,@function",
-    "pageless_mem_stream:",
-    "    mov r9, rdx",
-    "    mov rcx, rdi",
-    "    neg rcx",
-    "    and ecx, 63",
-    "    cmp rcx, r9",
-    "    cmova rcx, r9",
-    "    sub r9, rcx",
-    "pageless_mem_stream_head_at:",
-    "    rep movsb",
-    "pageless_mem_stream_head_past:",
-    "    mov rcx, r9",
-    "    and r9d, 63",
-    "    shr rcx, 6",
-    "    jz 3f",
-    ".p2align 5",
-    "2:",
-    "pageless_mem_stream_loop_at:",
-    "    movdqu xmm0, [rsi]",
-    "    movdqu xmm1, [rsi + 16]",
-    "    movdqu xmm2, [rsi + 32]",
-    "    movdqu xmm3, [rsi + 48]",
-    "    movntdq [rdi], xmm0",
-    "    movntdq [rdi + 16], xmm1",
-    "    movntdq [rdi + 32], xmm2",
-    "    movntdq [rdi + 48], xmm3",
-    "pageless_mem_stream_loop_past:",
-    "    add rsi, 64",
-    "    add rdi, 64",
-    "    dec rcx",
-    "    jnz 2b",
-    "3:",
-    "    mov rcx, r9",
-    "    xor r9d, r9d",
-    "pageless_mem_stream_tail_at:",
-    "    rep movsb",
-    "pageless_mem_stream_tail_past:",
-    "    xor eax, eax",
-    "    ret",
-    "pageless_mem_stream_loop_landing:",
-    "    shl rcx, 6",
-    "pageless_mem_stream_edge_landing:",
-    "    lea rax, [rcx + r9]",
-    "    mov rdx, r8",
-    "    ret",
-    ".size pageless_mem_stream, . - pageless_mem_stream",
     // pageless_mem_zero(dst, len)
     ".p2align 6",
     ".globl pageless_mem_zero",
@@ -128,54 +105,12 @@ global_asm!(
     "    mov rdx, r8",
     "    ret",
     ".size pageless_mem_zero, . - pageless_mem_zero",
-    // pageless_mem_clwb / clflushopt / clflush(first line, end)
-    ".p2align 4",
-    ".globl pageless_mem_clwb",
-    ".hidden pageless_mem_clwb",
-    "pageless_mem_clwb:",
-    "pageless_mem_flush_at:",
-    "2:  clwb [rdi]",
-    "    add rdi, 64",
-    "    cmp rdi, rsi",
-    "    jb 2b",
-    "    xor eax, eax",
-    "    ret",
-    ".p2align 4",
-    ".globl pageless_mem_clflushopt",
-    ".hidden pageless_mem_clflushopt",
-    "pageless_mem_clflushopt:",
-    "2:  clflushopt [rdi]",
-    "    add rdi, 64",
-    "    cmp rdi, rsi",
-    "    jb 2b",
-    "    xor eax, eax",
-    "    ret",
-    ".p2align 4",
-    ".globl pageless_mem_clflush",
-    ".hidden pageless_mem_clflush",
-    "pageless_mem_clflush:",
-    "2:  clflush [rdi]",
-    "    add rdi, 64",
-    "    cmp rdi, rsi",
-    "    jb 2b",
-    "    xor eax, eax",
-    "    ret",
-    "pageless_mem_flush_past:",
-    "pageless_mem_flush_landing:",
-    "    mov rax, rsi",
-    "    sub rax, rdi",
-    "    mov rdx, r8",
-    "    ret",
     ".popsection",
 );
 
 unsafe extern "C" {
     fn pageless_mem_copy(dst: usize, src: usize, len: usize) -> Outcome;
-    fn pageless_mem_stream(dst: usize, src: usize, len: usize) -> Outcome;
     fn pageless_mem_zero(dst: usize, len: usize) -> Outcome;
-    fn pageless_mem_clwb(first: usize, end: usize) -> Outcome;
-    fn pageless_mem_clflushopt(first: usize, end: usize) -> Outcome;
-    fn pageless_mem_clflush(first: usize, end: usize) -> Outcome;
 }
 
 macro_rules! ranges {
@@ -192,67 +127,94 @@ macro_rules! ranges {
 
 unsafe extern "C" {
     static pageless_mem_copy_landing: u8;
-    static pageless_mem_stream_loop_landing: u8;
-    static pageless_mem_stream_edge_landing: u8;
     static pageless_mem_zero_landing: u8;
-    static pageless_mem_flush_landing: u8;
 }
 
 ranges! {
     pageless_mem_copy_at pageless_mem_copy_past pageless_mem_copy_landing
-    pageless_mem_stream_head_at pageless_mem_stream_head_past pageless_mem_stream_edge_landing
-    pageless_mem_stream_loop_at pageless_mem_stream_loop_past pageless_mem_stream_loop_landing
-    pageless_mem_stream_tail_at pageless_mem_stream_tail_past pageless_mem_stream_edge_landing
     pageless_mem_zero_at pageless_mem_zero_past pageless_mem_zero_landing
-    pageless_mem_flush_at pageless_mem_flush_past pageless_mem_flush_landing
 }
 
 /// Moves as many bytes as both sides have. The runs should not overlap: where they do, the destination holds some mix.
 #[inline]
 pub fn copy(from: &mut MemReader<'_>, to: &mut MemWriter<'_>) -> Result<usize, CopyError> {
     let len = from.remaining().min(to.remaining());
-    let streaming = to.streaming && len >= NONTEMPORAL_MIN;
-    #[cfg(feature = "testing")]
-    let recorded = record::storing(to.addr, len, streaming);
-    let outcome = if streaming {
-        // SAFETY: both runs lie in windows (module doc).
-        unsafe { pageless_mem_stream(to.addr, from.addr, len) }
-    } else {
-        // SAFETY: both runs lie in windows (module doc).
-        unsafe { pageless_mem_copy(to.addr, from.addr, len) }
-    };
-    #[cfg(feature = "testing")]
-    drop(recorded);
-    if outcome.left == 0 && !to.write_back {
-        from.advance(len);
-        to.advance(len);
-        return Ok(len);
+    if to.streaming || to.write_back.is_some() {
+        return copy_past_caches(from, to, len);
     }
-    finish(from, to, len, outcome, streaming)
+    let outcome = store(from, to, len, false);
+    if outcome.left != 0 {
+        return finish(from, to, len, outcome);
+    }
+    from.advance(len);
+    to.advance(len);
+    Ok(len)
 }
 
-/// What is left to do after a fault, or towards memory whose cache lines must be written back.
-#[cold]
+/// [`copy`] towards memory that nobody reads soon or that keeps what it is told, out of the way of copies to other memory.
 #[inline(never)]
-fn finish(
+fn copy_past_caches(from: &mut MemReader<'_>, to: &mut MemWriter<'_>, len: usize) -> Result<usize, CopyError> {
+    if let Some(lines) = to.write_back {
+        return copy_back(from, to, len, lines);
+    }
+    let outcome = store(from, to, len, len >= NONTEMPORAL_MIN);
+    if outcome.left != 0 {
+        return finish(from, to, len, outcome);
+    }
+    from.advance(len);
+    to.advance(len);
+    Ok(len)
+}
+
+/// [`copy`] towards memory whose cache lines must be written back, which is done on the way. `len` is what both sides have.
+#[inline]
+pub(crate) fn copy_back(
     from: &mut MemReader<'_>,
     to: &mut MemWriter<'_>,
     len: usize,
-    outcome: Outcome,
-    streamed: bool,
+    lines: WriteBack,
 ) -> Result<usize, CopyError> {
-    let result = match outcome.left {
-        0 => Ok(len),
-        left => after_fault(to, len - left, len, |to_addr, done, left| {
-            // SAFETY: both runs lie in windows (module doc); the bytes before `done` are moved.
-            unsafe { pageless_mem_copy(to_addr, from.addr + done, left) }
-        })
-        .map_err(|(moved, fault)| CopyError { moved, fault: fault.unwrap_or_else(|| from.load_fault(moved)) }),
-    };
+    let streaming = len >= STREAM_BACK_MIN || len >= 64 && to.addr.is_multiple_of(64);
+    let outcome = store(from, to, len, streaming);
+    if outcome.left != 0 {
+        return finish(from, to, len, outcome);
+    }
+    write_back_stored(to.addr, len, streaming, lines).map_err(|fault| not_written_back(to, fault))?;
+    from.advance(len);
+    to.advance(len);
+    Ok(len)
+}
+
+/// Stores `len` bytes by the one routine or the other.
+#[inline]
+fn store(from: &MemReader<'_>, to: &MemWriter<'_>, len: usize, streaming: bool) -> Outcome {
+    #[cfg(feature = "testing")]
+    let _recorded = record::storing(to.addr, len, streaming);
+    if streaming {
+        // SAFETY: both runs lie in windows (module doc); the width is this processor's.
+        unsafe { stream(Width::best(), to.addr, from.addr, len) }
+    } else {
+        // SAFETY: both runs lie in windows (module doc).
+        unsafe { pageless_mem_copy(to.addr, from.addr, len) }
+    }
+}
+
+/// What is left to do after a fault.
+#[cold]
+#[inline(never)]
+fn finish(from: &mut MemReader<'_>, to: &mut MemWriter<'_>, len: usize, outcome: Outcome) -> Result<usize, CopyError> {
+    let result = after_fault(to, len - outcome.left, len, |to_addr, done, left| {
+        // SAFETY: both runs lie in windows (module doc); the bytes before `done` are moved.
+        unsafe { pageless_mem_copy(to_addr, from.addr + done, left) }
+    })
+    .map_err(|Stopped { moved, fault, source }| CopyError {
+        moved,
+        fault: fault.unwrap_or_else(|| from.load_fault(moved, source)),
+    });
     let moved = result.unwrap_or_else(|error| error.moved);
-    if to.write_back && moved > 0 {
+    if let Some(lines) = to.write_back {
         // What came after a fault was stored by the plain routine: its lines are in the caches.
-        write_back_stored(to.addr, moved, streamed && outcome.left == 0).map_err(|()| to.media_fault(0))?;
+        write_back(to.addr, moved, lines).map_err(|fault| not_written_back(to, fault))?;
     }
     from.advance(moved);
     to.advance(moved);
@@ -274,26 +236,26 @@ pub(crate) fn zero(to: &mut MemWriter<'_>, len: usize) -> Result<usize, CopyErro
             // SAFETY: the run lies in a window (module doc).
             unsafe { pageless_mem_zero(to_addr, left) }
         })
-        .map_err(|(moved, fault)| CopyError { moved, fault: fault.unwrap_or(Fault::Media) }),
+        .map_err(|Stopped { moved, fault, .. }| CopyError { moved, fault: fault.unwrap_or(Fault::Media) }),
     };
     let moved = result.unwrap_or_else(|error| error.moved);
-    if to.write_back && moved > 0 {
-        write_back_stored(to.addr, moved, false).map_err(|()| to.media_fault(0))?;
+    if let Some(lines) = to.write_back {
+        write_back(to.addr, moved, lines).map_err(|fault| not_written_back(to, fault))?;
     }
     to.advance(moved);
     result
 }
 
-/// Goes on after a fault with the routine that stops at the very byte: fills holes of files, each page once, and ends
-/// with the exact count. The fault is `None` when it was not the destination's.
+/// Goes on after a fault with the routine that stops at the very byte: mends each page where that can be done, and ends
+/// with the exact count.
 #[cold]
 fn after_fault(
     to: &MemWriter<'_>,
     start: usize,
     len: usize,
     run: impl Fn(usize, usize, usize) -> Outcome,
-) -> Result<usize, (usize, Option<Fault>)> {
-    let (mut moved, mut filled) = (start, None);
+) -> Result<usize, Stopped> {
+    let (mut moved, mut mended) = (start, None);
     loop {
         #[cfg(feature = "testing")]
         let recorded = record::storing(to.addr + moved, len - moved, false);
@@ -305,46 +267,28 @@ fn after_fault(
             return Ok(len);
         }
         let page = (to.addr + moved) & !4095;
-        if outcome.fault_address & !4095 != page {
-            return Err((moved, None));
+        let source = outcome.source();
+        let stopped = |fault| Stopped { moved, fault, source };
+        if outcome.address() & !4095 != page {
+            return Err(stopped(None));
         }
-        if filled == Some(page) {
-            return Err((moved, Some(to.media_fault(moved).fault)));
+        // Once for a hole, and once more when that shows the memory to be bad and it may be overwritten.
+        let before = mended.take().filter(|(at, _)| *at == page).map_or(0, |(_, times)| times);
+        if before > 0 {
+            let media = to.media_fault(moved, source).fault;
+            if before > 1 {
+                return Err(stopped(Some(media)));
+            }
         }
-        to.fill_hole(moved).map_err(|fault| (moved, Some(fault)))?;
-        filled = Some(page);
+        to.mend(moved, len - moved, source).map_err(|fault| stopped(Some(fault)))?;
+        mended = Some((page, before + 1));
     }
 }
 
-/// Writes back what was just stored with plain stores: all of it, or the edges of a streamed run.
-fn write_back_stored(addr: usize, len: usize, streamed: bool) -> Result<(), ()> {
-    if !streamed {
-        return write_back(addr, len);
-    }
-    let end = addr + len;
-    if !addr.is_multiple_of(64) {
-        write_back(addr, 1)?;
-    }
-    if end.is_multiple_of(64) { Ok(()) } else { write_back(end - 1, 1) }
-}
-
-/// Writes the cache lines of a run back to memory; durable after the next [`fence`]. Fails when the run faults.
-pub(crate) fn write_back(addr: usize, len: usize) -> Result<(), ()> {
-    if len == 0 {
-        return Ok(());
-    }
-    #[cfg(feature = "testing")]
-    record::writing_back(addr, len);
-    let (first, end) = (addr & !63, addr + len);
-    let outcome = match best_write_back() {
-        // SAFETY: the lines lie in a window, which is made of whole frames (module doc), and the CPU has clwb.
-        WriteBack::Clwb => unsafe { pageless_mem_clwb(first, end) },
-        // SAFETY: as above, for clflushopt.
-        WriteBack::ClflushOpt => unsafe { pageless_mem_clflushopt(first, end) },
-        // SAFETY: as above; every x86-64 has clflush.
-        WriteBack::Clflush => unsafe { pageless_mem_clflush(first, end) },
-    };
-    if outcome.left == 0 { Ok(()) } else { Err(()) }
+/// What was stored does not reach the medium.
+#[cold]
+fn not_written_back(to: &MemWriter<'_>, fault: Outcome) -> CopyError {
+    to.media_fault((fault.address() & !63).saturating_sub(to.addr), fault.source())
 }
 
 /// Orders this thread's non-temporal stores and write-backs before what it stores next (`sfence`). Once per batch,

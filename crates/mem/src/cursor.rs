@@ -3,13 +3,17 @@
 
 use std::marker::PhantomData;
 
+use pageless_sys::cpu::WriteBack;
+
+use crate::bad::{self, BadSource};
 use crate::copy;
 use crate::error::{CopyError, Fault};
 use crate::fault;
+use crate::persist::Durability;
 use crate::region::Inner;
 
 /// Where a cursor is in its region; nowhere for private memory.
-type Place<'k> = Option<(&'k Inner, u64)>;
+pub(crate) type Place<'k> = Option<(&'k Inner, u64)>;
 
 /// Reads forward through a window.
 ///
@@ -33,7 +37,8 @@ pub struct MemWriter<'k> {
     left: usize,
     place: Place<'k>,
     pub(crate) streaming: bool,
-    pub(crate) write_back: bool,
+    /// What lines are written back with, where that is what stores need.
+    pub(crate) write_back: Option<WriteBack>,
     not_send: PhantomData<*const u8>,
 }
 
@@ -77,7 +82,7 @@ impl<'k> MemReader<'k> {
             left: wanted,
             place: None,
             streaming: false,
-            write_back: false,
+            write_back: None,
             not_send: PhantomData,
         };
         let moved = copy::copy(self, &mut to)?;
@@ -86,9 +91,9 @@ impl<'k> MemReader<'k> {
 
     /// A load faulted `ahead` bytes on.
     #[cold]
-    pub(crate) fn load_fault(&self, ahead: usize) -> Fault {
+    pub(crate) fn load_fault(&self, ahead: usize, source: BadSource) -> Fault {
         if let Some((region, offset)) = self.place {
-            region.note_bad(offset + ahead as u64);
+            bad::note(region, offset + ahead as u64, source);
         }
         Fault::Media
     }
@@ -103,12 +108,14 @@ impl<'k> MemWriter<'k> {
             left: len,
             place: Some((region, offset)),
             streaming: durability.prefers_nontemporal(),
-            write_back: durability == crate::persist::Durability::Clwb,
+            write_back: (durability == Durability::Clwb).then(|| region.backing.lines()),
             not_send: PhantomData,
         }
     }
 
-    /// Bypasses the caches in large copies: for memory that nobody reads soon, such as a disk.
+    /// For memory that is a disk rather than somebody's buffer: large copies bypass the caches, since nobody reads it
+    /// soon, and a frame that is known to be bad gets new memory when it is overwritten whole. Persistent memory is such
+    /// without being asked.
     #[must_use]
     #[inline]
     pub fn streaming(self) -> MemWriter<'k> {
@@ -149,18 +156,26 @@ impl<'k> MemWriter<'k> {
         if moved == n { Ok(()) } else { Err(CopyError { moved, fault: Fault::Gone }) }
     }
 
-    /// A store faulted `ahead` bytes on: fills the hole there, if the file behind can.
+    /// Where it is in its region; nowhere for private memory.
+    #[inline]
+    pub(crate) fn place(&self) -> Place<'k> {
+        self.place
+    }
+
+    /// A store faulted `ahead` bytes on, where `left` bytes are still to come: sees to it that it can be made again.
     #[cold]
-    pub(crate) fn fill_hole(&self, ahead: usize) -> Result<(), Fault> {
+    pub(crate) fn mend(&self, ahead: usize, left: usize, source: BadSource) -> Result<(), Fault> {
         let (region, offset) = self.place.ok_or(Fault::Media)?;
-        fault::fill_hole(region, offset + ahead as u64)
+        // The bad frame of a buffer has other users, who would not see the new one.
+        let left = if self.streaming { left } else { 0 };
+        fault::mend(region, offset + ahead as u64, left as u64, source)
     }
 
     /// The medium does not take what is stored `ahead` bytes on.
     #[cold]
-    pub(crate) fn media_fault(&self, ahead: usize) -> CopyError {
+    pub(crate) fn media_fault(&self, ahead: usize, source: BadSource) -> CopyError {
         if let Some((region, offset)) = self.place {
-            region.note_bad(offset + ahead as u64);
+            bad::note(region, offset + ahead as u64, source);
         }
         CopyError { moved: 0, fault: Fault::Media }
     }

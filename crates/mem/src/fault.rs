@@ -9,6 +9,7 @@
 
 use pageless_sys::file::FallocMode;
 
+use crate::bad::{self, BadSource};
 use crate::cursor::MemReader;
 use crate::pfn::FRAME_SIZE;
 use crate::region::Inner;
@@ -18,17 +19,32 @@ use crate::{Access, Error, Fault};
 /// Puts the copy routines under containment, once per process.
 #[expect(unsafe_code, reason = "vouches for the fault table of the copy routines")]
 pub(crate) fn install() -> Result<(), Error> {
+    use crate::copy;
     static ROUTINES: &[&[pageless_sys::fault::FaultRange]] =
-        &[crate::copy::FAULT_RANGES, crate::copy::AHEAD_FAULT_RANGES, crate::cell::FAULT_RANGES];
+        &[copy::FAULT_RANGES, copy::ahead::FAULT_RANGES, copy::stream::FAULT_RANGES, crate::cell::FAULT_RANGES];
     // SAFETY: each landing pad of `copy` and `cell` belongs to the routine of its range and computes its result from registers
     // that hold at every instruction of the range; r8 is free in all of them.
     unsafe { pageless_sys::fault::install(ROUTINES) }.map_err(Error::Sys)
 }
 
+/// A store faulted at byte `offset` of a region, and `left` bytes of it are to come. `Ok`: it is worth one more try.
+///
+/// A frame that is known to be bad is only ever overwritten whole: see the module `bad`.
+pub(crate) fn mend(region: &Inner, offset: u64, left: u64, source: BadSource) -> Result<(), Fault> {
+    if source == BadSource::Poison {
+        bad::note(region, offset, source);
+    }
+    if !bad::is_shut(region, offset) {
+        return fill_hole(region, offset);
+    }
+    let whole = FRAME_SIZE.min(region.len().saturating_sub(offset));
+    if offset.is_multiple_of(FRAME_SIZE) && left >= whole { bad::clear(region, offset) } else { Err(Fault::Media) }
+}
+
 /// Asks for the block at byte `offset` of a region's file. `Ok`: the store is worth one more try.
 pub(crate) fn fill_hole(region: &Inner, offset: u64) -> Result<(), Fault> {
     let media = || {
-        region.note_bad(offset);
+        bad::note(region, offset, BadSource::Fault);
         Fault::Media
     };
     let file = region.backing.file_behind().filter(|_| region.backing.fillable()).ok_or_else(media)?;
@@ -45,7 +61,7 @@ pub(crate) fn touch(range: Resolved<'_>, access: Access) -> Result<(), Fault> {
     let mut at = 0;
     while at < range.len {
         let offset = range.offset + at as u64;
-        if access == Access::Write && range.region.backing.fillable() {
+        if access == Access::Write && range.region.backing.fillable() && !bad::is_shut(range.region, offset) {
             fill_hole(range.region, offset)?;
         }
         let mut byte = [0];

@@ -38,6 +38,7 @@
 #![cfg_attr(test, allow(clippy::cast_possible_truncation, reason = "tests count in small numbers"))]
 
 mod backing;
+mod bad;
 mod caps;
 pub mod cell;
 mod control;
@@ -51,6 +52,7 @@ mod fault;
 mod holds;
 pub mod io;
 mod kmap;
+mod medium;
 mod memory;
 pub mod persist;
 mod pfn;
@@ -65,6 +67,7 @@ mod table;
 pub mod testing;
 
 pub use backing::{Backing, FileOptions, FilePart};
+pub use bad::{BadRange, BadSource};
 pub use caps::Caps;
 pub use control::Released;
 pub use copy::{copy, copy_ahead};
@@ -73,7 +76,7 @@ pub use error::{Busy, CopyError, Error, Fault, Holder};
 pub use extents::{Extent, Extents};
 pub use kmap::Kmap;
 pub use memory::{Memory, Online, Reader};
-pub use persist::Durability;
+pub use persist::{Durability, FlushDomain};
 pub use pfn::{FRAME_SIZE, FRAME_SPACE, FrameRange, Pfn, PhysRange};
 pub use pin::Inflight;
 pub use range_lock::{RangeGuard, RangeLock, Taken};

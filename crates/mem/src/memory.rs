@@ -12,7 +12,7 @@ use crate::pin::{self, Inflight};
 use crate::region::{Inner, Pinned, Region};
 use crate::sync::{self, Published};
 use crate::table::{AddrRun, Hints, RegionTable};
-use crate::{Access, Caps, Error, Fault, Kmap, fault};
+use crate::{Access, Caps, Error, Fault, Kmap, bad, fault};
 
 /// How long dropping a region waits for others to leave their sections.
 const LET_GO: Duration = Duration::from_millis(2);
@@ -87,6 +87,9 @@ impl Memory {
     pub fn register(&self, backing: Backing) -> Result<Region, Error> {
         let frames = FrameRange::take(backing.reserved() / FRAME_SIZE)?;
         let inner = Arc::new(Inner::new(frames, backing));
+        if inner.backing.medium().is_some() {
+            bad::import(&inner);
+        }
         self.0.change(|table| table.with(Arc::clone(&inner)))?;
         Ok(Region::new(inner, Arc::clone(&self.0)))
     }

@@ -1,21 +1,41 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What makes a store durable, and doing it.
 //!
+//! # Words
+//! *Written back* is what has left the CPU caches on its way to the medium, *durable* what is there after the power was off.
+//! The [`FlushDomain`] of a region says what lies between the two, and how that is known.
+//!
 //! # Ordering contract
 //! Non-temporal stores and cache-line write-backs are followed by one [`fence`] by the storing thread before its
 //! completions are published. That makes the data visible in order and covers it by a FLUSH from any other queue.
-//! FLUSH and FUA then add what the medium still needs: nothing, or `fdatasync`/`msync` for a page cache.
+//! FLUSH and FUA then add what the medium still needs: nothing, or `fdatasync`/`msync` for a page cache. A hole that was
+//! punched is the file system's, and needs `fdatasync` wherever there is one.
 //!
-//! # Sticky errors
-//! A failed FLUSH or FUA may have lost data that the kernel will not complain about twice. So every failure of a region
-//! is counted, and every [`Flusher`] fails once for failures that it has not been told of.
+//! # Doing it
+//! | | writes back | fence | page cache |
+//! |---|---|---|---|
+//! | [`copy`](fn@crate::copy), [`Kmap::write_back`](crate::Kmap::write_back), [`Cell::store_back`](crate::cell::Cell::store_back) | yes | yours, one for a batch | not synced |
+//! | [`Region::write_back`] | yes | yours: [`Region::drain`] | `msync` |
+//! | [`copy_persist`], [`Region::persist`], [`Flusher::persist`] | yes | yes | `msync` |
+//! | [`Flusher::flush`] | what copies and `store_back` stored is | yes | `fdatasync` |
+//! | [`Region::deep_flush`] | as above | as above | and the platform's own buffers, where the kernel can |
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+mod domain;
+mod flusher;
 
+use pageless_sys::Error as SysError;
+
+use crate::bad;
 use crate::copy;
+use crate::cursor::{MemReader, MemWriter};
+use crate::error::CopyError;
 use crate::region::Inner;
-use crate::{Access, Fault};
+use crate::{Error, Fault, Region};
+
+pub use crate::copy::fence;
+pub use domain::{FlushDomain, Mapped, PersistenceDomain, Reason};
+pub(crate) use flusher::FlushErrors;
+pub use flusher::Flusher;
 
 /// What makes a store to a region durable.
 #[derive(Debug, Copy, Clone, PartialEq, Eq)]
@@ -31,47 +51,51 @@ pub enum Durability {
 }
 
 impl Durability {
-    /// For memory that a `MAP_SYNC` or devdax mapping shows to be persistent: the caches count as volatile unless every
-    /// nvdimm region says that they are covered (`persistence_domain` = `cpu_cache`, Documentation/ABI/testing/sysfs-bus-nd).
-    pub(crate) fn of_persistent_memory() -> Durability {
-        let regions = std::fs::read_dir("/sys/bus/nd/devices").into_iter().flatten().flatten();
-        let mut domains = regions
-            .filter_map(|entry| std::fs::read_to_string(entry.path().join("persistence_domain")).ok())
-            .peekable();
-        let covered = domains.peek().is_some() && domains.all(|domain| domain.trim() == "cpu_cache");
-        if covered { Durability::Fence } else { Durability::Clwb }
-    }
-
     /// Whether copies towards the memory should bypass the caches.
     pub(crate) fn prefers_nontemporal(self) -> bool {
         matches!(self, Durability::Clwb | Durability::Fence)
     }
 }
 
-pub use crate::copy::fence;
-
-/// The failures of a medium, counted.
-#[derive(Debug, Default)]
-pub(crate) struct FlushErrors {
-    count: AtomicU64,
-    /// Held from a sync until its failure is counted: the kernel tells one of two syncs, and both must know.
-    syncing: Mutex<()>,
+/// What a deep flush had to do.
+#[derive(Debug, Copy, Clone, PartialEq, Eq)]
+pub enum DeepFlush {
+    /// The kernel flushed the buffers of this many nvdimm regions.
+    Flushed(u32),
+    /// The kernel offers none for this memory: there are no buffers that the platform would not flush itself when the power
+    /// goes, or nothing is known of them. Nothing was done.
+    NothingToDo,
 }
 
-impl FlushErrors {
-    /// Syncs, counts a failure, and says how many there were by then.
-    fn sync(&self, sync: impl FnOnce() -> Result<(), Fault>) -> (Result<(), Fault>, u64) {
-        let _syncing = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
-        let result = sync();
-        if result.is_err() {
-            self.note();
-        }
-        (result, self.count.load(Ordering::Acquire))
-    }
+/// Moves as many bytes as both sides have, as [`copy`](fn@crate::copy) does, and makes them durable: one call for what is stored alone. A batch
+/// does better with `copy` and one [`fence`].
+///
+/// Where that is `msync`, it is done in the caller's online section, and whoever revokes memory waits for the medium meanwhile.
+///
+/// # Errors
+/// As of [`copy`](fn@crate::copy); what is counted as moved is durable. A failed `msync` has moved nothing that counts, and every
+/// [`Flusher`] is told.
+#[inline]
+pub fn copy_persist(from: &mut MemReader<'_>, to: &mut MemWriter<'_>) -> Result<usize, CopyError> {
+    let Some(lines) = to.write_back else { return copy_and_sync(from, to) };
+    let len = from.remaining().min(to.remaining());
+    let result = copy::copy_back(from, to, len, lines);
+    fence();
+    result
+}
 
-    pub(crate) fn note(&self) {
-        self.count.fetch_add(1, Ordering::AcqRel);
+#[inline(never)]
+fn copy_and_sync(from: &mut MemReader<'_>, to: &mut MemWriter<'_>) -> Result<usize, CopyError> {
+    let place = to.place();
+    let result = copy::copy(from, to);
+    fence();
+    if let Some((region, offset)) = place
+        && region.backing.durability() == Durability::Msync
+    {
+        let moved = result.unwrap_or_else(|error| error.moved);
+        persist(region, offset, moved as u64).map_err(|fault| CopyError { moved: 0, fault })?;
     }
+    result
 }
 
 /// Writes cache lines of a region back, where its stores need that. They lie in a window; durable after the next [`fence`].
@@ -80,27 +104,32 @@ pub(crate) fn write_back(region: &Inner, addr: usize, offset: u64, len: usize) -
     if region.backing.durability() != Durability::Clwb {
         return Ok(());
     }
-    copy::write_back(addr, len).map_err(|()| {
-        region.note_bad(offset);
+    copy::write_back(addr, len, region.backing.lines()).map_err(|fault| {
+        bad::note(region, offset + (fault.address() & !63).saturating_sub(addr) as u64, fault.source());
         Fault::Media
     })
 }
 
 /// Makes bytes of a region durable.
 pub(crate) fn persist(region: &Inner, offset: u64, len: u64) -> Result<(), Fault> {
+    let result = start(region, offset, len);
+    fence();
+    result
+}
+
+/// All of it but the fence.
+fn start(region: &Inner, offset: u64, len: u64) -> Result<(), Fault> {
     let end = offset.checked_add(len).filter(|end| *end <= region.len()).ok_or(Fault::Gone)?;
     let (Ok(start), Ok(bytes)) = (usize::try_from(offset), usize::try_from(end - offset)) else {
         return Err(Fault::Gone);
     };
     let result = match region.backing.durability() {
-        Durability::Volatile | Durability::Fence => {
-            fence();
-            Ok(())
-        }
+        Durability::Volatile => Ok(()),
+        Durability::Fence => sync_punches(region),
         Durability::Clwb => {
-            let result = copy::write_back(region.addr() + start, bytes);
-            fence();
-            result.map_err(|_| Fault::Media)
+            // Others may have acknowledged what lies there.
+            let written = write_back(region, region.addr() + start, offset, bytes);
+            written.inspect_err(|_| region.flush_errors.note()).and_then(|()| sync_punches(region))
         }
         Durability::Msync => {
             fence();
@@ -111,87 +140,67 @@ pub(crate) fn persist(region: &Inner, offset: u64, len: u64) -> Result<(), Fault
     if region.len() < end { Err(Fault::Gone) } else { result }
 }
 
-/// One user's way to FLUSH: everything stored so far, by whichever queue, is durable when it returns.
-#[derive(Debug)]
-pub struct Flusher {
-    region: Arc<Inner>,
-    told: u64,
+/// Makes holes durable where no fence does.
+fn sync_punches(region: &Inner) -> Result<(), Fault> {
+    if region.owes_sync() { region.flush_errors.sync(|| region.sync_punches()).0 } else { Ok(()) }
 }
 
-impl Flusher {
-    pub(crate) fn new(region: Arc<Inner>) -> Flusher {
-        let told = region.flush_errors.count.load(Ordering::Acquire);
-        Flusher { region, told }
+impl Region {
+    /// What makes a store to this memory durable.
+    pub fn durability(&self) -> Durability {
+        self.inner().backing.durability()
     }
 
-    /// Flushes. Fails once more for a failure that somebody else met since the last call.
-    pub fn flush(&mut self) -> Result<(), Fault> {
+    /// Makes these bytes durable. `NoSpace` and `Media` as the medium says.
+    pub fn persist(&self, offset: u64, len: u64) -> Result<(), Fault> {
+        persist(self.inner(), offset, len)
+    }
+
+    /// [`Region::persist`] but for the fence: durable after this thread's next [`Region::drain`], which a batch shares. Where
+    /// that is `msync`, it is done here and there is nothing left to drain.
+    pub fn write_back(&self, offset: u64, len: u64) -> Result<(), Fault> {
+        start(self.inner(), offset, len)
+    }
+
+    /// Waits until what this thread wrote back is durable: the [`fence`] of a batch.
+    #[inline]
+    pub fn drain(&self) {
         fence();
-        let by_kernel = self.region.backing.durability() == Durability::Msync && self.region.allows(Access::Write);
-        let (result, failures) = self.region.flush_errors.sync(|| match by_kernel {
-            _ if self.region.len() == 0 => Ok(()),
-            true => self.region.backing.sync_all().map_err(Fault::from_medium).and(self.whole()),
-            false => Ok(()),
-        });
-        let result = self.tell(result, failures);
-        // Revoked before or meanwhile: what was synced may have been nothing.
-        if self.region.len() == 0 { Err(Fault::Gone) } else { result }
     }
 
-    /// As [`Region::persist`](crate::Region::persist), and fails for a failure that this user was not told of: it may
-    /// have been about these bytes.
-    pub fn persist(&mut self, offset: u64, len: u64) -> Result<(), Fault> {
-        let result = persist(&self.region, offset, len);
-        let failures = self.region.flush_errors.count.load(Ordering::Acquire);
-        self.tell(result, failures)
-    }
-
-    fn tell(&mut self, result: Result<(), Fault>, failures: u64) -> Result<(), Fault> {
-        let untold = failures != self.told;
-        self.told = failures;
-        if untold { result.and(Err(Fault::Media)) } else { result }
-    }
-
-    /// A file that somebody cut short, our lock ignored, has lost what was stored past its end (I7).
-    fn whole(&self) -> Result<(), Fault> {
-        let end = self.region.backing.in_file(self.region.len());
-        match self.region.backing.file_behind().map(pageless_sys::file::File::size) {
-            Some(Ok(size)) if size < end => Err(Fault::Media),
-            _ => Ok(()),
+    /// Has the platform's own buffers flushed too (`deep_flush` of the nvdimm regions behind this memory), in which what is
+    /// durable may still lie: they are flushed when the power goes, unless that goes wrong. What is not written back yet is
+    /// not covered. Says honestly where there is nothing of the sort.
+    ///
+    /// # Errors
+    /// [`Error::Path`] names what refused: `EACCES` for anybody but root. A failure of the medium is counted, and every
+    /// [`Flusher`] is told.
+    pub fn deep_flush(&self) -> Result<DeepFlush, Error> {
+        fence();
+        let Some(medium) = self.inner().backing.medium() else { return Ok(DeepFlush::NothingToDo) };
+        match medium.deep_flush() {
+            Ok(0) => Ok(DeepFlush::NothingToDo),
+            Ok(regions) => Ok(DeepFlush::Flushed(regions)),
+            Err((path, errno)) => {
+                if Fault::from_medium(errno) == Fault::Media && errno != pageless_sys::Errno::EACCES {
+                    self.inner().flush_errors.note();
+                }
+                Err(Error::Path { path, source: SysError::Call { call: "write(deep_flush)", errno } })
+            }
         }
+    }
+
+    /// The kernel stored these bytes through the frames (a receive, a read): makes such stores equal to ours, so that a
+    /// FLUSH covers them. Costs nothing where stores need no write-back.
+    pub fn stored(&self, offset: u64, len: u64) -> Result<(), Fault> {
+        if self.durability() == Durability::Clwb { self.persist(offset, len) } else { Ok(()) }
+    }
+
+    /// One user's way to FLUSH, which remembers which failures it was told.
+    pub fn flusher(&self) -> Flusher {
+        Flusher::new(std::sync::Arc::clone(self.inner()))
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use crate::{Backing, FRAME_SIZE, Fault, Memory};
-
-    #[test]
-    fn a_failure_is_told_once_to_every_user_and_to_nobody_twice() {
-        let memory = Memory::new().unwrap();
-        let region = memory.register(Backing::anon(FRAME_SIZE).unwrap()).unwrap();
-        let (mut first, mut second) = (region.flusher(), region.flusher());
-        assert_eq!((first.flush(), second.flush()), (Ok(()), Ok(())));
-        region.inner().flush_errors.note();
-        let mut late = region.flusher();
-        assert_eq!((first.flush(), first.flush()), (Err(Fault::Media), Ok(())));
-        assert_eq!((second.flush(), second.flush()), (Err(Fault::Media), Ok(())));
-        assert_eq!(late.flush(), Ok(()), "who came later lost nothing");
-        region.inner().flush_errors.note();
-        assert_eq!(
-            (late.persist(0, 1), late.persist(0, 1)),
-            (Err(Fault::Media), Ok(())),
-            "FUA may be about what was lost"
-        );
-        assert_eq!((late.flush(), first.flush()), (Ok(()), Err(Fault::Media)));
-    }
-
-    #[test]
-    fn persisting_outside_the_region_is_refused() {
-        let memory = Memory::new().unwrap();
-        let region = memory.register(Backing::memfd(FRAME_SIZE).unwrap()).unwrap();
-        assert_eq!(region.persist(0, FRAME_SIZE), Ok(()));
-        assert_eq!(region.persist(1, FRAME_SIZE), Err(Fault::Gone));
-        assert_eq!(region.persist(u64::MAX, 2), Err(Fault::Gone));
-    }
-}
+mod tests;

@@ -2,20 +2,21 @@
 //! A region: a contiguous run of frames that came into being together. The only metadata there is (I1).
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use pageless_sys::Errno;
 use pageless_sys::file::FallocMode;
 
 use crate::backing::{Backing, Store};
+use crate::bad::{self, BadList};
 use crate::caps::CapsCell;
 use crate::control::Released;
 use crate::extents::Extents;
 use crate::holds::Holds;
 use crate::memory::Publisher;
-use crate::persist::{Durability, FlushErrors, Flusher};
+use crate::persist::{Durability, FlushErrors};
 use crate::pfn::{FRAME_SIZE, FrameRange, PhysRange};
 use crate::range_lock::RangeLock;
 use crate::revoke::Wait;
@@ -71,12 +72,11 @@ pub(crate) struct Inner {
     pub(crate) released: Released,
     /// Moves whenever something is deallocated: cached extents are then void.
     pub(crate) punches: AtomicU64,
+    /// `punches` when the file was last synced because of them.
+    punches_synced: AtomicU64,
     pub(crate) caps: CapsCell,
-    bad: Mutex<Vec<(u64, u64)>>,
+    pub(crate) bad: BadList,
 }
-
-/// Contained faults remembered per region, at most; more say nothing new.
-const MAX_BAD_RANGES: usize = 1024;
 
 impl Inner {
     pub(crate) fn new(frames: FrameRange, backing: Backing) -> Inner {
@@ -89,7 +89,8 @@ impl Inner {
             backing,
             flush_errors: FlushErrors::default(),
             punches: AtomicU64::new(0),
-            bad: Mutex::new(Vec::new()),
+            punches_synced: AtomicU64::new(0),
+            bad: BadList::default(),
         }
     }
 
@@ -115,21 +116,29 @@ impl Inner {
         self.caps.set_short_pin(verdict);
     }
 
-    /// Remembers the frame at byte `offset` as bad.
-    pub(crate) fn note_bad(&self, offset: u64) {
-        let frame = (offset / FRAME_SIZE * FRAME_SIZE, FRAME_SIZE);
-        let mut bad = self.bad.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(at) = bad.binary_search(&frame)
-            && bad.len() < MAX_BAD_RANGES
-        {
-            bad.insert(at, frame);
+    /// Whether there are holes that a power cut may undo: they are the file system's doing, and where stores need no
+    /// kernel to be durable, nobody has told it since.
+    pub(crate) fn owes_sync(&self) -> bool {
+        let punches = self.punches.load(Ordering::Acquire);
+        punches != self.punches_synced.load(Ordering::Acquire)
+            && matches!(self.backing.durability(), Durability::Clwb | Durability::Fence)
+    }
+
+    /// Makes holes durable, if any have to be. One caller at a time.
+    pub(crate) fn sync_punches(&self) -> Result<(), Fault> {
+        // What is punched from here on is owed still.
+        let punches = self.punches.load(Ordering::Acquire);
+        if self.owes_sync() {
+            self.backing.sync_all().map_err(Fault::from_medium)?;
+            self.punches_synced.store(punches, Ordering::Release);
         }
+        Ok(())
     }
 
     /// Bytes of ours that this region costs, wherever they are.
     fn metadata_bytes(&self) -> usize {
-        let bad = self.bad.lock().unwrap_or_else(PoisonError::into_inner).capacity() * size_of::<(u64, u64)>();
-        size_of::<Inner>() + crate::table::ENTRY_BYTES + self.backing.metadata_bytes() + bad
+        let elsewhere = self.backing.metadata_bytes() + self.bad.heap_bytes();
+        size_of::<Inner>() + crate::table::ENTRY_BYTES + elsewhere
     }
 }
 
@@ -206,27 +215,6 @@ impl Region {
         Some(PhysRange::at(self.frames().start().number() * FRAME_SIZE + offset, len))
     }
 
-    /// What makes a store to this memory durable.
-    pub fn durability(&self) -> Durability {
-        self.inner().backing.durability()
-    }
-
-    /// Makes these bytes durable. `NoSpace` and `Media` as the medium says.
-    pub fn persist(&self, offset: u64, len: u64) -> Result<(), Fault> {
-        crate::persist::persist(self.inner(), offset, len)
-    }
-
-    /// The kernel stored these bytes through the frames (a receive, a read): makes such stores equal to ours, so that a
-    /// FLUSH covers them. Costs nothing where stores need no write-back.
-    pub fn stored(&self, offset: u64, len: u64) -> Result<(), Fault> {
-        if self.durability() == Durability::Clwb { self.persist(offset, len) } else { Ok(()) }
-    }
-
-    /// One user's way to FLUSH, which remembers which failures it was told.
-    pub fn flusher(&self) -> Flusher {
-        Flusher::new(Arc::clone(self.inner()))
-    }
-
     /// Gives back what lies in whole frames of the range, and makes all of it read as zeroes. Never waits for I/O in
     /// flight, which may be the caller's own: memory that is in flight is kept and stored to.
     pub fn punch(&self, offset: u64, len: u64) -> Result<(), Fault> {
@@ -286,6 +274,9 @@ impl Region {
             #[cfg(feature = "pmem-io")]
             Store::Foreign(_) => Err(pageless_sys::Error::Call { call: "fallocate", errno: Errno::EOPNOTSUPP }),
         });
+        if result.is_ok() {
+            bad::cleared(inner, offset, len);
+        }
         #[cfg(feature = "testing")]
         crate::testing::record::punched(inner.addr(), offset, len, result.is_ok());
         result
@@ -313,7 +304,7 @@ impl Region {
         while let Some(piece) = self.range(offset + done, (len - done).min(1 << 20)) {
             let online = reader.online();
             let kmap = online.kmap(piece, Access::Write)?;
-            kmap.writer().zero(piece.len() as usize).map_err(|error| error.fault)?;
+            kmap.writer().streaming().zero(piece.len() as usize).map_err(|error| error.fault)?;
             done += u64::from(piece.len());
         }
         crate::persist::fence();
@@ -333,11 +324,6 @@ impl Region {
     /// Where data is, as one queue remembers it.
     pub fn extents(&self) -> Extents {
         Extents::new(Arc::clone(self.inner()))
-    }
-
-    /// Bytes `(offset, len)` that contained faults found bad, a frame each.
-    pub fn bad_ranges(&self) -> Vec<(u64, u64)> {
-        self.inner().bad.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What is known of short pins.

@@ -24,7 +24,8 @@ pub(crate) struct Entry {
     start: u64,
     /// Bytes.
     len: u64,
-    /// Bytes that need nothing but their address: all, or none of a device's memory.
+    /// Bytes that need nothing but their address: all, or none of a device's memory, nor of memory with bad frames that
+    /// could not be [shut](crate::bad).
     plain: u64,
     /// First virtual address.
     addr: usize,
@@ -172,8 +173,8 @@ impl RegionTable {
         Ok(Resolved { addr, len: len as usize, offset, region: &entry.region })
     }
 
-    /// The entry that holds these bytes. Out of line, so that the last hit stays short; memory of devices, which is never
-    /// a last hit, is seen to here.
+    /// The entry that holds these bytes. Out of line, so that the last hit stays short; memory of devices and
+    /// memory with bad frames, which are never a last hit, are seen to here.
     #[cold]
     #[inline(never)]
     fn search(&self, range: PhysRange, access: Access, hints: &Hints) -> Result<&Entry, Fault> {
@@ -185,7 +186,11 @@ impl RegionTable {
         }
         #[cfg(feature = "pmem-io")]
         if entry.plain == 0 && (access == Access::Read || entry.writable) {
-            hints.touched.enter(&entry.region, access)?;
+            if entry.region.backing.device().is_some() {
+                hints.touched.enter(&entry.region, access)?;
+            } else if entry.region.bad.refuses(range.byte_address() - entry.start, u64::from(range.len())) {
+                return Err(Fault::Media);
+            }
         }
         Ok(entry)
     }
@@ -218,7 +223,7 @@ fn insert(mut entries: Vec<Entry>, region: Arc<Inner>, len: u64) -> Vec<Entry> {
         start: region.frames.start().number() * FRAME_SIZE,
         len,
         #[cfg(feature = "pmem-io")]
-        plain: if region.backing.device().is_some() { 0 } else { len },
+        plain: if region.backing.device().is_some() || region.bad.gate() { 0 } else { len },
         #[cfg(not(feature = "pmem-io"))]
         plain: len,
         addr: region.addr(),

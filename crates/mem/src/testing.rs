@@ -35,6 +35,21 @@ pub fn poison(region: &Region, offset: u64) -> Result<(), Error> {
     Ok(unsafe { userfault::poison(addr) }?)
 }
 
+/// Mends what [`poison`] broke, behind the region's back: who touches it now finds what was there before.
+///
+/// # Errors
+/// The kernel's.
+pub fn heal(region: &Region, offset: u64) -> Result<(), Error> {
+    let frame = offset / FRAME_SIZE * FRAME_SIZE;
+    let start = usize::try_from(frame).unwrap_or(usize::MAX);
+    match region.inner().backing.store() {
+        Store::Anonymous(mapping) | Store::File { mapping, .. } => {
+            Ok(mapping.discard(start, usize::try_from(FRAME_SIZE).unwrap_or(0))?)
+        }
+        Store::Foreign(_) => Err(Error::Empty),
+    }
+}
+
 /// What the kernel says to plain `O_DIRECT` between these frames and the start of a file, as any program would ask for it.
 /// [`Access::Read`]: a write to the file, from the frames.
 ///

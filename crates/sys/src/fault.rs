@@ -3,7 +3,8 @@
 //!
 //! # Containment contract
 //! A kernel-raised SIGSEGV or SIGBUS whose instruction pointer lies in an installed [`FaultRange`] resumes at that
-//! range's landing pad with the fault address in `r8`. Whatever else arrives (a signal sent by a process, a fault in
+//! range's landing pad with the fault address in `r8`, to which [`POISONED`] is added where the memory itself reported
+//! that it is broken. Whatever else arrives (a signal sent by a process, a fault in
 //! other code, poison that was found in the background) is passed to the action that was installed before ours, std's
 //! stack-overflow reporter included; the default action ends the process as it would have without us. A signal that a
 //! process sends is answered by std's reporter with the default action for the next one, and containment ends with it;
@@ -33,6 +34,12 @@ unsafe impl Send for FaultRange {}
 
 const SIGNALS: [i32; 2] = [libc::SIGSEGV, libc::SIGBUS];
 
+/// Added to the address of a fault that broken memory reported (`BUS_MCEERR_AR`): no address of a process has this bit.
+pub const POISONED: usize = 1 << 63;
+
+/// An instruction met broken memory.
+const BUS_MCEERR_AR: i32 = 4;
+
 /// Poison found in the background (`BUS_MCEERR_AO`): no instruction of ours is waiting for it.
 const BUS_MCEERR_AO: i32 = 5;
 
@@ -45,7 +52,7 @@ static INSTALLED: OnceLock<Result<(), Error>> = OnceLock::new();
 ///
 /// # Safety
 /// Each landing pad must be part of the same routine as its range and correct for every state in which an instruction
-/// of the range can fault, given that `r8` then holds the fault address.
+/// of the range can fault, given that `r8` then holds the fault address, marked or not.
 pub unsafe fn install(table: &'static [&'static [FaultRange]]) -> Result<(), Error> {
     *INSTALLED.get_or_init(|| {
         RANGES.get_or_init(|| table);
@@ -76,7 +83,8 @@ extern "C" fn handle(signal: i32, info: *mut libc::siginfo_t, context: *mut libc
     // SAFETY: the kernel passes a live siginfo to a SA_SIGINFO handler.
     let code = unsafe { (*info).si_code };
     let background = signal == libc::SIGBUS && code == BUS_MCEERR_AO;
-    if code > 0 && !background && resume(info, context) {
+    let poisoned = signal == libc::SIGBUS && code == BUS_MCEERR_AR;
+    if code > 0 && !background && resume(info, context, poisoned) {
         return;
     }
     chain(signal, code, background, info, context);
@@ -86,7 +94,7 @@ extern "C" fn handle(signal: i32, info: *mut libc::siginfo_t, context: *mut libc
 }
 
 /// Moves the instruction pointer to the landing pad, if the fault lies in the table.
-fn resume(info: *mut libc::siginfo_t, context: *mut libc::c_void) -> bool {
+fn resume(info: *mut libc::siginfo_t, context: *mut libc::c_void, poisoned: bool) -> bool {
     // SAFETY: the kernel passes a live ucontext to a SA_SIGINFO handler, and nobody else has it.
     let registers = unsafe { &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs };
     let ip = registers[libc::REG_RIP as usize].cast_unsigned();
@@ -99,8 +107,9 @@ fn resume(info: *mut libc::siginfo_t, context: *mut libc::c_void) -> bool {
     // SAFETY: the kernel passes a live siginfo.
     let info = unsafe { &*info };
     // SAFETY: a kernel-raised fault sets si_addr.
-    let address = unsafe { info.si_addr() } as u64;
-    registers[libc::REG_R8 as usize] = address.cast_signed();
+    let address = unsafe { info.si_addr() } as usize;
+    let address = if poisoned { address | POISONED } else { address };
+    registers[libc::REG_R8 as usize] = (address as u64).cast_signed();
     registers[libc::REG_RIP as usize] = (range.landing as u64).cast_signed();
     true
 }

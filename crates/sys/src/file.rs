@@ -2,6 +2,7 @@
 //! Files and block devices: opening, sizes, holes, allocation, durability.
 
 use std::ffi::CString;
+use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
@@ -132,6 +133,12 @@ impl File {
         Ok((metadata.dev(), metadata.ino()))
     }
 
+    /// The number of the device that it is, or for a regular file lives on.
+    pub fn device(&self) -> Result<u64, Error> {
+        let metadata = self.0.metadata().named("fstat")?;
+        Ok(if metadata.is_file() { metadata.dev() } else { metadata.rdev() })
+    }
+
     /// What the path named.
     pub fn file_type(&self) -> Result<FileType, Error> {
         let kind = self.0.metadata().named("fstat")?.file_type();
@@ -166,9 +173,19 @@ impl File {
 
     /// Whether the file lives in memory (tmpfs, ramfs): such files take `O_DIRECT` and copy through the page cache.
     pub fn memory_fs(&self) -> bool {
-        const TMPFS_MAGIC: i64 = 0x0102_1994;
-        const RAMFS_MAGIC: i64 = 0x8584_58f6;
-        rustix::fs::fstatfs(&self.0).is_ok_and(|stat| matches!(stat.f_type, TMPFS_MAGIC | RAMFS_MAGIC))
+        self.file_system().lives_in_memory()
+    }
+
+    /// Which file system the file lives on.
+    pub fn file_system(&self) -> FileSystem {
+        FileSystem(rustix::fs::fstatfs(&self.0).map_or(0, |stat| stat.f_type))
+    }
+
+    /// Whether the file is used without a page cache now (`STATX_ATTR_DAX`).
+    pub fn is_dax(&self) -> bool {
+        const STATX_ATTR_DAX: u64 = 0x20_0000;
+        let stat = rustix::fs::statx(&self.0, "", rustix::fs::AtFlags::EMPTY_PATH, rustix::fs::StatxFlags::TYPE);
+        stat.is_ok_and(|stat| stat.stx_attributes.bits() & STATX_ATTR_DAX != 0)
     }
 
     /// Allocates, punches or zeroes a range.
@@ -225,6 +242,39 @@ impl File {
         // SAFETY: the caller vouches for the run.
         let read = unsafe { libc::pread(self.0.as_raw_fd(), run.addr as *mut _, run.len, offset) };
         check_len("pread", read)
+    }
+}
+
+/// A file system by its magic number (statfs(2)); shown by name where we know one.
+#[derive(Debug, Copy, Clone, PartialEq, Eq)]
+pub struct FileSystem(i64);
+
+impl FileSystem {
+    const TMPFS: i64 = 0x0102_1994;
+    const RAMFS: i64 = 0x8584_58f6;
+
+    /// Whether what it holds is lost with power: tmpfs, ramfs.
+    pub fn lives_in_memory(self) -> bool {
+        matches!(self.0, FileSystem::TMPFS | FileSystem::RAMFS)
+    }
+}
+
+impl fmt::Display for FileSystem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            FileSystem::TMPFS => "tmpfs",
+            FileSystem::RAMFS => "ramfs",
+            0xef53 => "ext4", // and ext2 and ext3, which share its number
+            0x5846_5342 => "xfs",
+            0x9123_683e => "btrfs",
+            0xf2f5_2010 => "f2fs",
+            0x794c_7630 => "overlayfs",
+            0x6969 => "nfs",
+            0x6573_5546 => "fuse",
+            0x2fc1_2fc1 => "zfs",
+            0x4d44 => "vfat",
+            magic => return write!(f, "file system {magic:#x}"),
+        })
     }
 }
 

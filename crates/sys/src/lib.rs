@@ -24,6 +24,7 @@ mod errno;
 mod error;
 pub mod eventfd;
 pub mod fault;
+pub mod fiemap;
 pub mod file;
 pub mod fork;
 pub mod limits;

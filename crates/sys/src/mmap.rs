@@ -136,6 +136,25 @@ impl Mapping {
         unsafe { rustix::mm::msync(start as *mut _, len, MsyncFlags::SYNC) }.named("msync")
     }
 
+    /// Closes whole pages to the CPU and to the kernel, which then stop before them; what is behind them is left alone. Refused with
+    /// `EINVAL` for less than the mapping's own pages.
+    pub fn shut(&self, offset: usize, len: usize) -> Result<(), Error> {
+        self.protect(offset, len, ProtFlags::empty())
+    }
+
+    /// Undoes [`shut`](Mapping::shut), where the mapping was not [sealed](Mapping::seal) meanwhile: its caller sees to that.
+    pub fn reopen(&self, offset: usize, len: usize, writable: bool) -> Result<(), Error> {
+        let protection = if writable { Protection::ReadWrite } else { Protection::Read };
+        self.protect(offset, len, protection.flags())
+    }
+
+    fn protect(&self, offset: usize, len: usize, flags: ProtFlags) -> Result<(), Error> {
+        let (start, len) = self.pages("mprotect", offset, len)?;
+        let flags = rustix::mm::MprotectFlags::from_bits_retain(flags.bits());
+        // SAFETY: the range lies in this mapping, whose bytes are reached by contained copies and by calls that may fail.
+        unsafe { rustix::mm::mprotect(start as *mut _, len, flags) }.named("mprotect")
+    }
+
     /// Parts the addresses from this mapping, which was [sealed](Mapping::seal) whole: they can stay taken for longer than it
     /// lives. `None` when that was done before.
     pub fn bury(&self) -> Option<Reserved> {

@@ -40,6 +40,7 @@
 
 mod contract;
 mod explorer;
+mod look;
 mod medium;
 mod options;
 mod random;
@@ -89,14 +90,22 @@ pub struct Config {
     pub write_after: usize,
 }
 
-/// As many states as [`STATES`] says, or 20,000; the seed from `PAGELESS_SEED`, or always the same.
+/// As [`Config::of`] 20,000 states.
 impl Default for Config {
     fn default() -> Config {
+        Config::of(20_000)
+    }
+}
+
+impl Config {
+    /// As many states as [`STATES`] says, or else so many; the seed from `PAGELESS_SEED`, or always the same.
+    pub fn of(states: usize) -> Config {
         let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
+        let states = number(STATES).and_then(|states| usize::try_from(states).ok()).unwrap_or(states);
         Config {
             seed: number(crate::conformance::SEED).unwrap_or(0x7061_6765),
-            states: number(STATES).and_then(|states| usize::try_from(states).ok()).unwrap_or(20_000),
-            per_point: 100,
+            states,
+            per_point: (states / 1000).clamp(60, 400),
             points: Points::Events,
             depth: 2,
             blocks: 6,
@@ -125,6 +134,9 @@ impl std::fmt::Display for Counts {
     }
 }
 
+/// Workloads done, at least: however few states are asked for, some of each kind are among them.
+const ROUNDS: u64 = 6;
+
 /// Creates the device and does random workloads, of one thread and of up to `threads`, until as many distinct states were
 /// seen as the configuration says.
 ///
@@ -134,7 +146,7 @@ pub fn explore(explorer: &mut Explorer<'_>, threads: usize, kinds: &[Kind]) -> R
     explorer.create()?;
     let (seed, wanted, blocks) = (explorer.config.seed, explorer.config.states, explorer.config.blocks);
     let mut round = 0;
-    while explorer.counts().distinct < wanted {
+    while explorer.counts().distinct < wanted || round < ROUNDS {
         let threads = if round % 2 == 0 { 1 } else { threads };
         let ops = 2 + usize::try_from(round % 7).unwrap_or(0);
         let workload = Workload::random(seed.wrapping_add(round), ops, threads, blocks, kinds);

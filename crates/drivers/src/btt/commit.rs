@@ -91,13 +91,14 @@ fn settle<const N: usize>(
 }
 
 impl Write {
-    fn flog_entry(&self, lba: u32) -> FlogEntry {
+    fn flog_entry(&self, shared: &Shared, lba: u32) -> FlogEntry {
         // An error is kept, so that whoever recovers the lane tries the block first.
         let old = match self.old.state() {
             MapState::Error => self.old,
             _ => MapEntry::normal(self.old.block(lba)),
         };
-        FlogEntry::new(lba, old, self.lane.free, self.lane.seq)
+        let entry = FlogEntry::new(lba, old, self.lane.free, self.lane.seq);
+        if shared.in_pool { entry } else { entry.plain() }
     }
 
     fn store_old(&mut self, shared: &Shared, maps: &mut Maps<'_>, flogs: &mut Flogs<'_>) -> Result<(), Failed> {
@@ -119,7 +120,7 @@ impl Write {
             return Err((Status::ReadOnly, State::Failed));
         }
         // Not current yet, so it does not count.
-        flogs.store(arena, &self.lane, &self.flog_entry(lba), Half::Old).map_err(|fault| {
+        flogs.store(arena, &self.lane, &self.flog_entry(shared, lba), Half::Old).map_err(|fault| {
             let state = if fault == Fault::Media { State::Retired } else { State::Failed };
             (fault.into(), state)
         })
@@ -127,7 +128,7 @@ impl Write {
 
     fn store_new(&mut self, shared: &Shared, flogs: &mut Flogs<'_>) -> Result<(), Failed> {
         let (arena, lba) = shared.locate(self.external);
-        let stored = flogs.store(arena, &self.lane, &self.flog_entry(lba), Half::New);
+        let stored = flogs.store(arena, &self.lane, &self.flog_entry(shared, lba), Half::New);
         stored.map_err(|fault| self.stuck(shared, fault))
     }
 

@@ -50,7 +50,7 @@ pub(super) fn create(memory: &Memory, region: &Region, options: &CreateOptions) 
     maker.check_pool(options.placement)?;
     maker.forget()?;
     for arena in &arenas {
-        maker.fill(arena)?;
+        maker.fill(arena, options.placement)?;
     }
     maker.settle()?;
     let identity =
@@ -121,14 +121,20 @@ impl Maker<'_> {
     }
 
     /// All of an arena but its info blocks.
-    fn fill(&mut self, arena: &NewArena) -> Result<(), MediumError> {
+    fn fill(&mut self, arena: &NewArena, placement: Placement) -> Result<(), MediumError> {
         let geometry = &arena.geometry;
         // From the end of the data to the end of the flog: what lies between map and flog is zero as well.
         let (mapoff, flogoff) = (geometry.mapoff(), geometry.flogoff());
         self.zero(arena.start + mapoff, flogoff - mapoff)?;
         self.zero(arena.start + flogoff, geometry.info2off() - flogoff)?;
-        let groups: Vec<FlogGroup> =
-            (0..geometry.nfree()).map(|lane| FlogGroup::initial(lane, free_block(geometry, lane))).collect();
+        let group = |lane| {
+            let mut group = FlogGroup::initial(lane, free_block(geometry, lane));
+            if placement != Placement::Pmemblk {
+                group.slots[0] = group.slots[0].plain();
+            }
+            group
+        };
+        let groups: Vec<FlogGroup> = (0..geometry.nfree()).map(group).collect();
         self.medium.put(arena.start + flogoff, groups.as_bytes())
     }
 

@@ -65,6 +65,8 @@ pub(super) struct Shared {
     /// At least one, in the order of their external blocks.
     pub(super) arenas: Vec<Arena>,
     pub(super) lba_size: LbaSize,
+    /// PMDK's, whose flog has flags.
+    pub(super) in_pool: bool,
     pub(super) locks: MapLocks,
     pub(super) reads: Arc<ReadTable>,
     pub(super) troubles: Troubles,

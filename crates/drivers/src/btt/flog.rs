@@ -8,7 +8,7 @@
 use zerocopy::little_endian::U32;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::map::MapEntry;
+use super::map::{MapEntry, MapState};
 
 /// Bytes of an entry.
 pub const ENTRY_SIZE: u64 = 16;
@@ -79,6 +79,18 @@ impl FlogEntry {
         let (lba, old) = (self.lba.get() as u64, self.old_map.get() as u64);
         let (new, seq) = (self.new_map.get() as u64, self.seq.get() as u64);
         (lba | old << 32, new | seq << 32)
+    }
+
+    /// As Linux writes it, and ndctl wants it: numbers of blocks, and of the flags only an error of the old one. PMDK compares with
+    /// the map's entry, flags and all, so in a pool they stay.
+    #[must_use]
+    pub const fn plain(self) -> FlogEntry {
+        let old = MapEntry::from_raw(self.old_map.get());
+        let old = match old.state() {
+            MapState::Error => old.raw(),
+            _ => old.stripped(),
+        };
+        FlogEntry { old_map: U32::new(old), new_map: U32::new(self.new_block()), ..self }
     }
 
     /// The block that the write freed.

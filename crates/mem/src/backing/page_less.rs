@@ -13,7 +13,8 @@ use super::{Backing, Store, frames_of, multiple};
 use crate::Error;
 use crate::device::Device;
 use crate::extents::Sparse;
-use crate::persist::Durability;
+use crate::medium::{Medium, SYS};
+use crate::persist::{Mapped, Reason};
 use crate::pfn::FRAME_SIZE;
 use crate::region::MemKind;
 
@@ -49,7 +50,7 @@ impl Backing {
     }
 
     fn dma_buf(label: &'static str, buffer: OwnedFd, len: u64) -> Result<Backing, Error> {
-        let backing = Backing::new(MemKind::DmaBuf, label, len, Store::map(buffer, len)?);
+        let backing = Backing::new(MemKind::DmaBuf, label, len, Store::map(buffer, len)?).because(Reason::Device);
         Ok(Backing { device: Some(Device::dma_buf()), ..backing })
     }
 
@@ -63,8 +64,9 @@ impl Backing {
         let len = devdax_size(path)?;
         let mapping = Mapping::shared(file.as_fd(), 0, len, Protection::ReadWrite).map_err(at)?;
         mapping.dont_fork()?;
+        let medium = file.device().ok().and_then(|device| Medium::of_char(Path::new(SYS), device));
         let backing = Backing::new(MemKind::Dax, "dax", len, Store::File { mapping, file });
-        Ok(Backing { durability: Durability::of_persistent_memory(), path: Some(path.to_owned()), ..backing })
+        Ok(Backing { path: Some(path.to_owned()), ..backing }.persistent(Mapped::DevDax, medium))
     }
 
     /// `len` bytes of physical memory from address `phys`, by `/dev/mem`: memory that was kept out of the kernel's map at
@@ -84,7 +86,8 @@ impl Backing {
         let file = File::open(&path, OpenOptions::default()).map_err(at)?;
         let mapping = Mapping::shared(file.as_fd(), phys, len, Protection::ReadWrite).map_err(at)?;
         mapping.dont_fork()?;
-        let backing = Backing::new(MemKind::Foreign, "devmem", len, Store::File { mapping, file });
+        let backing =
+            Backing::new(MemKind::Foreign, "devmem", len, Store::File { mapping, file }).because(Reason::Foreign);
         Ok(Backing { path: Some(format!("{phys:#x}").into()), ..backing })
     }
 
@@ -123,7 +126,7 @@ impl Backing {
         };
         mapping.dont_fork()?;
         let label = if vfio.is_some() { "bar (vfio)" } else { "bar" };
-        let backing = Backing::new(MemKind::Bar, label, len, Store::File { mapping, file });
+        let backing = Backing::new(MemKind::Bar, label, len, Store::File { mapping, file }).because(Reason::Device);
         let device = Some(Device::pci(config, vfio));
         Ok(Backing { path: Some(resource.to_owned()), writable, device, ..backing })
     }
@@ -144,7 +147,7 @@ impl Backing {
         if let Some(at) = pagemap::copied_at_fork(addr, end)? {
             return Err(Error::Inheritable { addr, end, at });
         }
-        let backing = Backing::new(MemKind::Foreign, "foreign", len, Store::Foreign(addr));
+        let backing = Backing::new(MemKind::Foreign, "foreign", len, Store::Foreign(addr)).because(Reason::Foreign);
         Ok(Backing { writable, ..backing })
     }
 }

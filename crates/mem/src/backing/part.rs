@@ -10,7 +10,8 @@ use pageless_sys::mmap::{Mapping, Protection};
 use super::{Backing, Store, multiple};
 use crate::Error;
 use crate::extents::Sparse;
-use crate::persist::Durability;
+use crate::medium::{Medium, SYS};
+use crate::persist::{Durability, Mapped, Reason};
 use crate::pfn::FRAME_SIZE;
 use crate::region::MemKind;
 
@@ -56,12 +57,19 @@ impl Backing {
         let backing = Backing::new(MemKind::File, "pmem", len, Store::File { mapping, file });
         let backing = Backing { writable: !read_only, path: Some(path.to_owned()), base: offset, reserved, ..backing };
         let backing = backing.sparse(Sparse::Seek);
-        Ok(match sync {
+        let Some(file) = backing.file_behind() else { return Ok(backing) };
+        if sync {
+            let medium = file.device().ok().and_then(|device| Medium::of_block(Path::new(SYS), device));
+            let backing = backing.persistent(Mapped::MapSync, medium);
             #[cfg(feature = "pmem-io")]
-            true => Backing { kind: MemKind::Dax, durability: Durability::of_persistent_memory(), ..backing },
-            #[cfg(not(feature = "pmem-io"))]
-            true => Backing { durability: Durability::of_persistent_memory(), ..backing },
-            false => Backing { durability: Durability::Msync, ..backing },
-        })
+            let backing = Backing { kind: MemKind::Dax, ..backing };
+            return Ok(backing);
+        }
+        let reason = match file.file_system() {
+            fs if fs.lives_in_memory() => Reason::MemoryFs(fs),
+            fs if file.is_dax() => Reason::DaxWithoutSync(fs),
+            fs => Reason::PageCache(fs),
+        };
+        Ok(Backing { durability: Durability::Msync, ..backing }.because(reason))
     }
 }

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Memory that only tests want.
 
+use std::path::Path;
+
 use pageless_sys::file::File;
 use pageless_sys::mmap::Mapping;
 use pageless_sys::{Errno, pagemap, perf};
 
 use super::{Backing, Store, frames_of};
-use crate::persist::Durability;
+use crate::medium::Medium;
+use crate::persist::{Durability, Mapped};
 use crate::region::MemKind;
 use crate::{Error, FRAME_SIZE};
 
@@ -29,7 +32,14 @@ impl Backing {
 
     /// An unnamed tmpfs file that is treated as if this made stores to it durable.
     pub fn memfd_as(len: u64, durability: Durability) -> Result<Backing, Error> {
-        Ok(Backing { durability, ..Backing::memfd(len)? })
+        Ok(Backing::memfd(len)?.assuming(durability))
+    }
+
+    /// Treated as a file (or, with the offsets of the device itself, a devdax mapping) on the device of that number in a sysfs
+    /// that is mounted at `sys`.
+    #[must_use]
+    pub fn on_device(self, sys: &Path, device: u64, mapped: Mapped) -> Backing {
+        self.persistent(mapped, Medium::of_block(sys, device))
     }
 
     /// Private memory that children inherit, which no other backing is.

@@ -14,6 +14,8 @@ use super::{Outcome, copy, finish};
 use crate::cursor::{MemReader, MemWriter};
 use crate::error::CopyError;
 use crate::kmap::Kmap;
+#[cfg(feature = "testing")]
+use crate::testing::record;
 
 /// Lengths for which it pays: more would push out of the cache what it fetches.
 const PACED: std::ops::RangeInclusive<usize> = 1024..=32 << 10;
@@ -100,16 +102,21 @@ pub(crate) static FAULT_RANGES: &[FaultRange] = &[
 #[inline]
 pub fn copy_ahead(from: &mut MemReader<'_>, to: &mut MemWriter<'_>, next: &Kmap<'_>) -> Result<usize, CopyError> {
     let len = from.remaining().min(to.remaining());
-    if to.streaming || next.len() < len || !PACED.contains(&len) || !std::arch::is_x86_feature_detected!("avx") {
+    let plain = !to.streaming && to.write_back.is_none();
+    if !plain || next.len() < len || !PACED.contains(&len) || !std::arch::is_x86_feature_detected!("avx") {
         next.prefetch();
         return copy(from, to);
     }
+    #[cfg(feature = "testing")]
+    let recorded = record::storing(to.addr, len, false);
     // SAFETY: both runs lie in windows (module `copy`), the CPU has AVX, and `next` is only prefetched.
     let outcome = unsafe { pageless_mem_ahead(to.addr, from.addr, len, next.addr()) };
-    if outcome.left == 0 && !to.write_back {
+    #[cfg(feature = "testing")]
+    drop(recorded);
+    if outcome.left == 0 {
         from.advance(len);
         to.advance(len);
         return Ok(len);
     }
-    finish(from, to, len, outcome, false)
+    finish(from, to, len, outcome)
 }

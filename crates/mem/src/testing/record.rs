@@ -20,7 +20,7 @@ use crate::{Access, Region};
 /// One thing that was done to a recorded region.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
-    /// Who did it: 0 is the first thread that the recording saw.
+    /// Who did it: 0 is the first thread that was seen since events were last taken.
     pub thread: u32,
     /// What was done.
     pub what: What,
@@ -152,7 +152,10 @@ pub fn record(region: &Region) -> Recording {
 impl Recording {
     /// What happened since the last call.
     pub fn take(&self) -> Vec<Event> {
-        self.with(|recorder| std::mem::take(&mut recorder.events))
+        self.with(|recorder| {
+            recorder.threads.clear();
+            std::mem::take(&mut recorder.events)
+        })
     }
 
     /// Notes that the test is here.

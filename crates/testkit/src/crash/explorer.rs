@@ -1,34 +1,37 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! [`Explorer`]: records what a device does, cuts the power in every way, and looks what recovery makes of it.
 
-use super::contract::{Allowed, Contract, judge};
+use super::contract::{Allowed, Contract};
+use super::look::{Looked, touched};
 use super::medium::{Medium, to_usize};
 use super::random::Random;
 use super::states::{State, States};
 use super::trace::{Cut, Failure};
-use super::workload::{Value, Workload, pattern};
+use super::workload::{Value, Workload};
 use super::{Config, Counts, CrashTarget, Points, smallest};
-use crate::{Blocking, Error, TestFrames};
-use pageless_block::{Bio, BlockDevice, Flags, Sector};
+use crate::{Error, TestFrames};
+use pageless_block::BlockDevice;
 use pageless_mem::testing::record::{Event, Recording, What, record};
 use pageless_mem::{Backing, Durability, Memory};
-use std::collections::{BTreeSet, HashSet};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::collections::HashSet;
 use std::rc::Rc;
 
 /// Bytes of the frames that blocks are read into.
-const FRAMES: u64 = 256 << 10;
+pub(super) const FRAMES: u64 = 256 << 10;
+
+/// Recordings of which it is checked that they lack nothing.
+const WHOLE: u64 = 4;
 
 /// One medium with one device, cut off from power again and again.
 pub struct Explorer<'t> {
     pub(super) target: &'t dyn CrashTarget,
     pub(super) config: Config,
-    memory: Memory,
+    pub(super) memory: Memory,
     /// The medium's bytes: between two states they are what is durable.
-    bytes: TestFrames,
-    recording: Recording,
-    frames: TestFrames,
-    medium: Medium,
+    pub(super) bytes: TestFrames,
+    pub(super) recording: Recording,
+    pub(super) frames: TestFrames,
+    pub(super) medium: Medium,
     /// Every state of the medium so far.
     seen: HashSet<u128>,
     /// The same, each with what it had to hold.
@@ -42,9 +45,9 @@ pub struct Explorer<'t> {
 /// What a state is held against.
 #[derive(Clone)]
 pub(super) struct Promise {
-    allowed: Rc<Allowed>,
+    pub(super) allowed: Rc<Allowed>,
     /// The device may say that it is none: it is being created.
-    may_refuse: bool,
+    pub(super) may_refuse: bool,
     /// Two states that are equal, promise included, are looked at once.
     key: u128,
 }
@@ -87,28 +90,29 @@ impl<'t> Explorer<'t> {
         Counts { distinct: self.seen.len(), ..self.counts }
     }
 
-    /// Creates the device, with the power cut in every way; and then once without, and writes the blocks that workloads
-    /// use.
+    /// Creates the device, with the power cut in every way, and [prepares](Self::prepare) it.
     ///
     /// # Errors
     /// The cut after which something is wrong.
     pub fn create(&mut self) -> Result<(), Box<Failure>> {
-        let region = self.bytes.region().clone();
-        self.recording.take();
-        let created = self.target.create(&self.memory, &region).map_err(Error::Target);
-        let events = self.restored(created)?;
+        let events = self.creation()?;
         let (nothing, last) = (Rc::new(Allowed::new()), events.len());
         let promise = |point: usize| {
             let may_refuse = point < last;
             Promise { allowed: Rc::clone(&nothing), may_refuse, key: u128::from(may_refuse) << 64 }
         };
-        self.explore(&events, &promise)?;
-        self.adopt(&events);
-        self.fill()
+        // Most of what is stored then is zeroes, of which there are many.
+        self.explore(&events, &promise, (self.config.per_point / 4).max(8))?;
+        self.prepare()
     }
 
-    /// Writes the blocks that workloads use, with the power on.
-    fn fill(&mut self) -> Result<(), Box<Failure>> {
+    /// Creates the device and writes the blocks that workloads use, with the power on.
+    ///
+    /// # Errors
+    /// When that does not end well.
+    pub fn prepare(&mut self) -> Result<(), Box<Failure>> {
+        let events = self.creation()?;
+        self.adopt(&events);
         let region = self.bytes.region().clone();
         let filled = self.target.recover(&self.memory, &region).map_err(Error::Target).and_then(|device| {
             let blocks: Vec<u64> = (0..self.config.blocks).collect();
@@ -117,6 +121,13 @@ impl<'t> Explorer<'t> {
         let events = self.restored(filled)?;
         self.adopt(&events);
         Ok(())
+    }
+
+    fn creation(&mut self) -> Result<Vec<Event>, Box<Failure>> {
+        let region = self.bytes.region().clone();
+        self.recording.take();
+        let created = self.target.create(&self.memory, &region).map_err(Error::Target);
+        self.restored(created)
     }
 
     /// Does a workload with the power cut in every way. `tamper` may change what was recorded: what a device with a bug
@@ -143,10 +154,27 @@ impl<'t> Explorer<'t> {
     /// # Errors
     /// When it does not end well even with the power on.
     pub fn record(&mut self, workload: &Workload) -> Result<Vec<Event>, Box<Failure>> {
+        self.record_with(workload, |device, memory, recording| workload.run(device, memory, recording))
+    }
+
+    /// What one thread of a workload does when it is alone. Two such recordings, mixed, are what threads do that know
+    /// nothing of each other.
+    ///
+    /// # Errors
+    /// As [`record`](Self::record).
+    pub fn record_thread(&mut self, workload: &Workload, thread: usize) -> Result<Vec<Event>, Box<Failure>> {
+        self.record_with(workload, |device, memory, recording| workload.run_thread(thread, device, memory, recording))
+    }
+
+    fn record_with(
+        &mut self,
+        workload: &Workload,
+        run: impl FnOnce(&dyn BlockDevice, &Memory, &Recording) -> Result<(), Error>,
+    ) -> Result<Vec<Event>, Box<Failure>> {
         let region = self.bytes.region().clone();
         self.recording.take();
         let recovered = self.target.recover(&self.memory, &region).map_err(Error::Target);
-        let done = recovered.and_then(|device| workload.run(&*device, &self.memory, &self.recording));
+        let done = recovered.and_then(|device| run(&*device, &self.memory, &self.recording));
         self.restored(done).map_err(|failure| Box::new(Failure { ops: workload.ops.clone(), ..*failure }))
     }
 
@@ -163,7 +191,7 @@ impl<'t> Explorer<'t> {
             may_refuse: false,
             key: u128::from(number) << 32 | Contract::stage(events, point) as u128,
         };
-        self.explore(events, &promise).map_err(|mut failure| {
+        self.explore(events, &promise, self.config.per_point).map_err(|mut failure| {
             let point = failure.cuts.first().map_or(events.len(), |cut| cut.point);
             failure.progress = (0..workload.ops.len()).map(|op| contract.progress(op, point)).collect();
             failure.ops.clone_from(&workload.ops);
@@ -179,8 +207,9 @@ impl<'t> Explorer<'t> {
     /// What was recorded, with the medium put back.
     fn restored(&mut self, done: Result<(), Error>) -> Result<Vec<Event>, Box<Failure>> {
         let events = self.recording.take();
+        let whole = if self.recordings < WHOLE { self.nothing_missed(&events) } else { Ok(()) };
         self.put_back(touched(&events, self.medium.granule()));
-        done.map(|()| events).map_err(|error| Box::new(Failure::of(error.to_string())))
+        done.and(whole).map(|()| events).map_err(|error| Box::new(Failure::of(error.to_string())))
     }
 
     /// Makes durable whatever these events stored.
@@ -188,16 +217,15 @@ impl<'t> Explorer<'t> {
         let moment = self.medium.moment();
         self.medium.forget_pending();
         events.iter().for_each(|event| self.medium.step(event));
-        let everything = States::of(&mut self.medium).everything();
-        everything.iter().for_each(|(offset, held)| self.medium.put(*offset, &held.content));
+        self.medium.commit_all();
         self.medium.forget_pending();
         self.put_back(self.medium.since(moment).collect());
     }
 
-    fn explore(&mut self, events: &[Event], promise: PromiseAt<'_>) -> Result<(), Box<Failure>> {
+    fn explore(&mut self, events: &[Event], promise: PromiseAt<'_>, most: usize) -> Result<(), Box<Failure>> {
         let moment = self.medium.moment();
         let paused = self.medium.forget_pending();
-        let result = self.walk(events, promise, self.config.depth, self.config.per_point);
+        let result = self.walk(events, promise, self.config.depth, most);
         let changed = self.medium.rewind(moment, paused);
         self.put_back(changed.into_iter().collect());
         result
@@ -289,116 +317,6 @@ impl<'t> Explorer<'t> {
         self.put_back(changed.into_iter().collect());
         again.map(|()| verdict)
     }
-
-    /// Puts a state on the medium, recovers, judges, and puts the medium back.
-    fn look(&mut self, state: &State, promise: &Promise) -> Looked {
-        for (offset, held) in state {
-            self.put(*offset, &held.content);
-        }
-        self.recording.take();
-        let region = self.bytes.region().clone();
-        let mut recovery = Vec::new();
-        let verdict = catch_unwind(AssertUnwindSafe(|| {
-            let device = match self.target.recover(&self.memory, &region) {
-                Ok(device) => device,
-                Err(_) if promise.may_refuse => return Ok(()),
-                Err(why) => return Err(format!("recovery fails: {why}")),
-            };
-            recovery = self.recording.take();
-            self.judge(&*device, promise)
-        }));
-        let verdict = verdict.unwrap_or_else(|panic| {
-            let text = panic.downcast_ref::<String>().cloned();
-            let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-            Err(format!("a panic: {}", text.unwrap_or_default()))
-        });
-        let later = self.recording.take();
-        let granule = self.medium.granule();
-        let mut touched: BTreeSet<u64> = state.iter().map(|(offset, _)| *offset).collect();
-        touched.extend(touched_by(&recovery, granule).chain(touched_by(&later, granule)));
-        self.put_back(touched);
-        Looked { verdict, recovery }
-    }
-
-    fn judge(&mut self, device: &dyn BlockDevice, promise: &Promise) -> Result<(), String> {
-        let region = self.bytes.region().clone();
-        self.read(device, &promise.allowed)?;
-        self.target.check(&self.memory, &region).map_err(|why| format!("the check finds: {why}"))?;
-        let every = self.config.write_after;
-        if every == 0 || !self.counts.judged.is_multiple_of(every) || promise.allowed.is_empty() {
-            return Ok(());
-        }
-        let blocks: Vec<u64> = promise.allowed.keys().copied().collect();
-        self.write(device, &blocks, Value::After).map_err(|why| format!("writing after the recovery: {why}"))?;
-        let now = promise.allowed.keys().map(|block| (*block, vec![Value::After])).collect();
-        self.read(device, &now).map_err(|why| format!("after the recovery and writing everything anew: {why}"))?;
-        self.target.check(&self.memory, &region).map_err(|why| format!("after more writes the check finds: {why}"))
-    }
-
-    /// Reads the blocks and holds them against what they may hold.
-    fn read(&mut self, device: &dyn BlockDevice, allowed: &Allowed) -> Result<(), String> {
-        let mut queue = Blocking::new(device).map_err(|why| why.to_string())?;
-        let block_size = u64::from(device.limits().block_size);
-        let atomic = (device.limits().atomic_write_unit as usize).min(to_usize(block_size));
-        let mut blocks = allowed.iter().peekable();
-        while let Some((first, values)) = blocks.next() {
-            let mut run = vec![values];
-            let room = FRAMES / block_size;
-            while (run.len() as u64) < room
-                && let Some((_, values)) = blocks.next_if(|(block, _)| **block == first + run.len() as u64)
-            {
-                run.push(values);
-            }
-            let len = run.len() as u64 * block_size;
-            let range = self.frames.range(0, u32::try_from(len).unwrap_or(u32::MAX));
-            let done = queue.run(Bio::read(Sector(first * block_size / Sector::SIZE), range, 1));
-            let done = done.map_err(|why| format!("reading blocks from {first}: {why}"))?;
-            if !done.status.is_ok() {
-                return Err(format!("reading blocks from {first}: {}", done.status));
-            }
-            let bytes = self.frames.get(&range.into()).map_err(|why| why.to_string())?;
-            for (at, (values, found)) in run.iter().zip(bytes.chunks(to_usize(block_size))).enumerate() {
-                judge(first + at as u64, found, values, atomic)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Writes the pattern of `value` to these blocks, durably.
-    fn write(&mut self, device: &dyn BlockDevice, blocks: &[u64], value: Value) -> Result<(), Error> {
-        let mut queue = Blocking::new(device)?;
-        let block_size = u64::from(device.limits().block_size);
-        for block in blocks {
-            let range = self.frames.range(0, device.limits().block_size);
-            self.frames.put(&range.into(), &pattern(value, *block, block_size))?;
-            let bio = Bio::write(Sector(block * block_size / Sector::SIZE), range, 1);
-            queue.must(bio.with_flags(Flags::FUA))?;
-        }
-        Ok(())
-    }
-
-    /// Stores to the medium behind the device's back.
-    fn put(&mut self, offset: u64, content: &[u8]) {
-        let range = self.bytes.range(offset, u32::try_from(content.len()).unwrap_or(u32::MAX));
-        let put = self.bytes.put(&range.into(), content);
-        assert!(put.is_ok(), "the medium is memory of this process: {put:?}");
-    }
-
-    /// Makes these granules of the medium what is durable.
-    fn put_back(&mut self, granules: BTreeSet<u64>) {
-        let granule = self.medium.granule() as u64;
-        let mut granules = granules.into_iter().peekable();
-        while let Some(first) = granules.next() {
-            let mut end = first + granule;
-            while end - first < FRAMES && granules.next_if_eq(&end).is_some() {
-                end += granule;
-            }
-            let end = end.min(self.medium.len());
-            let content = self.medium.durable(first, to_usize(end - first)).to_vec();
-            self.put(first, &content);
-        }
-        self.recording.take();
-    }
 }
 
 impl std::fmt::Debug for Explorer<'_> {
@@ -412,26 +330,3 @@ pub type Tamper<'a> = &'a dyn Fn(&mut Vec<Event>);
 
 /// The device is as it is.
 pub fn honest(_: &mut Vec<Event>) {}
-
-struct Looked {
-    verdict: Result<(), String>,
-    /// What recovery did to the medium.
-    recovery: Vec<Event>,
-}
-
-/// The granules that these events changed.
-fn touched(events: &[Event], granule: usize) -> BTreeSet<u64> {
-    touched_by(events, granule).collect()
-}
-
-fn touched_by(events: &[Event], granule: usize) -> impl Iterator<Item = u64> {
-    let granule = granule as u64;
-    events.iter().flat_map(move |event| {
-        let (offset, len) = match &event.what {
-            What::Store { offset, bytes, .. } => (*offset, bytes.len() as u64),
-            What::Punch { offset, len } => (*offset, *len),
-            _ => (0, 0),
-        };
-        (offset / granule..(offset + len).div_ceil(granule)).map(move |index| index * granule)
-    })
-}

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
+mod model;
 mod toy;
 
-use super::{Config, Explorer, Failure, Kind, explore};
+use super::{Config, CrashOp, Explorer, Failure, Kind, Workload, explore};
 use pageless_mem::Durability;
 use toy::{Bug, LEN, Toy};
 
@@ -73,4 +74,15 @@ fn a_creation_that_says_too_early_that_it_is_done_is_caught() {
 fn a_recovery_that_cannot_be_cut_short_is_caught() {
     let failure = caught(Bug::CarelessRecovery, Durability::Clwb);
     assert!(failure.cuts.len() > 1, "{failure}");
+}
+
+#[test]
+fn a_store_that_nobody_recorded_is_found() {
+    let toy = Toy(Bug::None);
+    let mut explorer = Explorer::new(&toy, LEN, Durability::Clwb, Config::default()).unwrap();
+    explorer.create().unwrap();
+    let byte = explorer.bytes.range(LEN - 1, 1);
+    explorer.bytes.put(&byte.into(), &[1]).unwrap();
+    let failure = explorer.record(&Workload::of([CrashOp::write(0)])).unwrap_err();
+    assert_eq!(failure.message, "a store to byte 0x7fff was not recorded");
 }

@@ -124,7 +124,8 @@ impl Workload {
         result
     }
 
-    fn run_thread(
+    /// What [`run`](Self::run) does in one of its threads.
+    pub(super) fn run_thread(
         &self,
         thread: usize,
         device: &dyn BlockDevice,

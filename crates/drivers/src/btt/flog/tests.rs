@@ -63,6 +63,15 @@ fn btt_flog_of_a_new_lane_frees_its_block_and_needs_no_recovery() {
 }
 
 #[test]
+fn btt_flog_that_is_plain_has_the_numbers_of_blocks_and_of_the_flags_an_error() {
+    let plain = FlogEntry::new(9, MapEntry::normal(5), 6, Seq::FIRST).plain();
+    assert_eq!((plain.lba.get(), plain.old_map.get(), plain.new_map.get(), plain.seq.get()), (9, 5, 6, 1));
+    let failed = FlogEntry::new(9, MapEntry::error(5), 6, Seq::FIRST).plain();
+    assert_eq!((failed.old_map.get(), failed.new_map.get()), (MapEntry::error(5).raw(), 6));
+    assert!(FlogEntry::initial(3, 700).plain().is_initial());
+}
+
+#[test]
 fn btt_flog_a_write_is_unfinished_while_the_map_has_its_old_block() {
     let entry = FlogEntry::new(9, MapEntry::zero(5), 6, Seq::FIRST);
     assert_eq!(entry.progress(MapEntry::normal(6)), Progress::Complete);

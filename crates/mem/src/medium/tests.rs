@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+use std::os::unix::fs::symlink;
+
+use super::*;
+
+/// A sysfs with two nvdimm regions of different persistence, a partitioned pmem disk in the first, devdax in the second,
+/// and a device-mapper device over both disks.
+struct Sysfs(PathBuf);
+
+const BUS: &str = "devices/LNXSYSTM:00/ndbus0";
+const PMEM0: &str = "region0/namespace0.0/block/pmem0";
+const PMEM1: &str = "region1/pfn1.0/block/pmem1";
+
+impl Sysfs {
+    fn new(name: &str) -> Sysfs {
+        let root = std::env::temp_dir().join(format!("pageless-sysfs-{}-{name}", std::process::id()));
+        let sys = Sysfs(root);
+        sys.file(&format!("{BUS}/region0/persistence_domain"), "memory_controller\n");
+        sys.file(&format!("{BUS}/region1/persistence_domain"), "cpu_cache\n");
+        for (region, resource) in [("region0", "0x100000000\n"), ("region1", "0x200000000\n")] {
+            sys.file(&format!("{BUS}/{region}/resource"), resource);
+        }
+        sys.file(&format!("{BUS}/{PMEM0}/badblocks"), "");
+        sys.file(&format!("{BUS}/{PMEM0}/pmem0p1/partition"), "1\n");
+        sys.file(&format!("{BUS}/{PMEM0}/pmem0p1/start"), "2048\n");
+        sys.file(&format!("{BUS}/{PMEM1}/badblocks"), "8 16\n");
+        sys.file(&format!("{BUS}/{PMEM1}/dax/write_cache"), "0\n");
+        sys.file(&format!("{BUS}/region1/dax1.0/dax1.0/resource"), "0x200200000\n");
+        sys.file("devices/virtual/block/dm-0/slaves/.keep", "");
+        sys.file("devices/pci/nvme0n1/size", "1\n");
+        for (number, target) in [
+            ("block/259:0", format!("{BUS}/{PMEM0}")),
+            ("block/259:1", format!("{BUS}/{PMEM0}/pmem0p1")),
+            ("block/259:2", format!("{BUS}/{PMEM1}")),
+            ("block/253:0", "devices/virtual/block/dm-0".into()),
+            ("block/259:9", "devices/pci/nvme0n1".into()),
+            ("char/252:0", format!("{BUS}/region1/dax1.0/dax1.0")),
+        ] {
+            let link = sys.0.join("dev").join(number);
+            fs::create_dir_all(link.parent().unwrap()).unwrap();
+            symlink(sys.0.join(target), link).unwrap();
+        }
+        fs::remove_file(sys.0.join("devices/virtual/block/dm-0/slaves/.keep")).unwrap();
+        for disk in [PMEM0, PMEM1] {
+            let disk = sys.0.join(BUS).join(disk);
+            symlink(&disk, sys.0.join("devices/virtual/block/dm-0/slaves").join(disk.file_name().unwrap())).unwrap();
+        }
+        sys
+    }
+
+    fn file(&self, path: &str, content: &str) {
+        let path = self.0.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+
+    fn block(&self, minor: u64) -> Medium {
+        Medium::of_block(&self.0, 259 << 8 | minor).unwrap()
+    }
+}
+
+impl Drop for Sysfs {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn a_device_leads_to_its_own_region_and_to_no_other() {
+    let sys = Sysfs::new("domain");
+    assert_eq!(sys.block(0).persistence_domain(), PersistenceDomain::MemoryController);
+    assert_eq!(sys.block(1).persistence_domain(), PersistenceDomain::MemoryController, "a partition is its disk");
+    assert_eq!(sys.block(2).persistence_domain(), PersistenceDomain::CpuCache);
+    let dax = Medium::of_char(&sys.0, 252 << 8).unwrap();
+    assert_eq!(dax.persistence_domain(), PersistenceDomain::CpuCache);
+    let mapped = Medium::of_block(&sys.0, 253 << 8).unwrap();
+    assert_eq!(mapped.persistence_domain(), PersistenceDomain::MemoryController, "the weaker of its parts");
+    assert_eq!(sys.block(9).persistence_domain(), PersistenceDomain::NoRegion);
+    assert_eq!(Medium::of_block(&sys.0, 8 << 8), None);
+
+    sys.file(&format!("{BUS}/{PMEM1}/dax/write_cache"), "1\n");
+    assert_eq!(sys.block(2).persistence_domain(), PersistenceDomain::CachesOverruled);
+    sys.file(&format!("{BUS}/region1/persistence_domain"), "\n");
+    assert_eq!(sys.block(2).persistence_domain(), PersistenceDomain::Unknown, "what is not said is not assumed");
+    for domain in [PersistenceDomain::CachesOverruled, PersistenceDomain::Unknown, PersistenceDomain::NoRegion] {
+        assert_eq!(domain.durability(), crate::Durability::Clwb);
+    }
+}
+
+#[test]
+fn bad_sectors_are_bytes_of_the_disk_the_partition_or_the_devdax_device() {
+    let sys = Sysfs::new("bad");
+    assert_eq!(sys.block(0).bad_bytes(9), (vec![], false));
+    assert_eq!(sys.block(2).bad_bytes(9), (vec![(4096, 8192)], false));
+    // The second run begins before the partition, the last lies before it.
+    sys.file(&format!("{BUS}/{PMEM0}/badblocks"), "4096 1\n2040 16\n0 8\nnonsense\n18446744073709551615 9\n");
+    assert_eq!(sys.block(1).bad_bytes(9).0[..2], [(1 << 20, 512), (0, 4096)]);
+    assert!(sys.block(0).bad_bytes(9).0.starts_with(&[(2 << 20, 512), (2040 * 512, 8192), (0, 4096)]));
+    assert_eq!(sys.block(0).bad_bytes(2), (vec![(2 << 20, 512), (2040 * 512, 8192)], true), "bounded, and says so");
+    // The device begins 2 MiB into its region.
+    sys.file(&format!("{BUS}/region1/badblocks"), "0 8\n4096 8\n");
+    let dax = Medium::of_char(&sys.0, 252 << 8).unwrap();
+    assert_eq!(dax.bad_bytes(9), (vec![(0, 4096)], false));
+    assert!(dax.translated() && sys.block(1).translated());
+    assert!(
+        !Medium::of_block(&sys.0, 253 << 8).unwrap().translated(),
+        "extents of a device-mapper device lie elsewhere"
+    );
+}
+
+#[test]
+fn a_deep_flush_asks_the_regions_that_have_one_and_fails_loudly() {
+    let sys = Sysfs::new("deep");
+    let mapped = Medium::of_block(&sys.0, 253 << 8).unwrap();
+    assert_eq!(mapped.deep_flush(), Ok(0), "there is nothing to ask");
+    let trigger = format!("{BUS}/region0/deep_flush");
+    sys.file(&trigger, "0\n");
+    assert_eq!(mapped.deep_flush(), Ok(0), "the kernel knows that none is needed");
+    sys.file(&trigger, "1\n");
+    assert_eq!(mapped.deep_flush(), Ok(1));
+    assert_eq!(fs::read_to_string(sys.0.join(&trigger)).unwrap(), "1\n", "a plain file takes the byte in place");
+    // What says that it is there and takes nothing.
+    fs::remove_file(sys.0.join(&trigger)).unwrap();
+    symlink("/proc/sys/kernel/pid_max", sys.0.join(&trigger)).unwrap();
+    assert_eq!(mapped.deep_flush(), Ok(0), "not a 1");
+}
