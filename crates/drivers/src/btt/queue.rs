@@ -86,7 +86,7 @@ impl LaneSet {
             if lanes.is_empty() && !arena.frozen() {
                 return Err(BttError::NoLanes { arena: arena.number, lanes: arena.geometry.nfree() });
             }
-            set.lanes.push(lanes.into());
+            set.lanes.push(lanes);
         }
         Ok(set)
     }
