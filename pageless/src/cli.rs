@@ -82,7 +82,7 @@ pub(crate) struct ServeArgs {
     /// The name clients ask for
     #[arg(long, value_name = "NAME", default_value = "")]
     pub(crate) export: String,
-    /// One JSON object per event on stdout in place of the ready lines
+    /// One JSON object per event on stdout in place of the ready lines, with the bytes that power cannot tear
     #[arg(long)]
     pub(crate) json: bool,
 }
