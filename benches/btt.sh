@@ -29,7 +29,7 @@ pmemblk() {
     local field=8
     [ "$1" = randwrite ] && field=49
     fio --name=x --ioengine=pmemblk --filename="$folder/pool,4096,$SIZE" --thread --rw="$1" --bs=4k --size="$((SIZE * 3 / 4))M" \
-        --time_based --runtime="$SECS" --norandommap --terse-version=3 --output-format=terse 2>/dev/null |
+        --time_based --runtime="$SECS" --ramp_time=1 --norandommap --terse-version=3 --output-format=terse 2>/dev/null |
         awk -F';' -v f="$field" 'NF > 50 { print $f }'
 }
 

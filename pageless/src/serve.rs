@@ -54,7 +54,9 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
     let opened = open(&memory, &spec, Options { read_only: args.read_only, size_if_made: None })?;
     output::notes(&[&opened]);
     let bytes = opened.device.capacity();
-    let read_only = args.read_only || opened.device.limits().read_only;
+    let limits = opened.device.limits();
+    let read_only = args.read_only || limits.read_only;
+    let atomic_write_unit = limits.atomic_write_unit;
     let export = Export {
         name: args.export.clone(),
         description: opened.name.clone(),
@@ -71,7 +73,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
     if let Some(made) = opened.made {
         made.keep();
     }
-    let told = tell_ready(&server, args, bytes, read_only);
+    let told = tell_ready(&server, args, Served { bytes, read_only, atomic_write_unit });
     let notices = server.notices();
     let teller = notices.map(|notices| spawn_teller(notices, args.json, opened.name.clone())).transpose()?;
     // Where stdout is gone, whoever waits for the ready line never gets it, so there is nothing to wait for.
@@ -119,7 +121,12 @@ fn addresses(wanted: &[String]) -> Result<Vec<(String, nbd::Listen)>, Failure> {
 #[serde(tag = "event", rename_all = "kebab-case")]
 enum Event<'e> {
     /// Clients can connect.
-    Ready { nbd: String, export: &'e str, bytes: u64, read_only: bool },
+    Ready {
+        nbd: String,
+        export: &'e str,
+        #[serde(flatten)]
+        served: Served,
+    },
     /// The medium of this export was taken away; its clients get `EIO` from now on.
     Gone { export: &'e str },
     /// A signal came.
@@ -149,11 +156,20 @@ impl<'e> Event<'e> {
     }
 }
 
-fn tell_ready(server: &Server, args: &ServeArgs, bytes: u64, read_only: bool) -> Result<(), Failure> {
+/// What is served.
+#[derive(Debug, Copy, Clone, Serialize)]
+struct Served {
+    bytes: u64,
+    read_only: bool,
+    /// Bytes that a power failure leaves either old or new: NBD has no word for it.
+    atomic_write_unit: u32,
+}
+
+fn tell_ready(server: &Server, args: &ServeArgs, served: Served) -> Result<(), Failure> {
     for address in server.addresses() {
         let nbd = address.to_string();
         if args.json {
-            tell(args, &Event::Ready { nbd, export: &args.export, bytes, read_only })?;
+            tell(args, &Event::Ready { nbd, export: &args.export, served })?;
         } else {
             output::text(&format!("ready nbd {nbd}\n"))?;
         }

@@ -131,6 +131,7 @@ fn events_in_json() {
     let ready: Value = serde_json::from_str(&run.line()).expect("JSON");
     assert_eq!((&ready["event"], &ready["nbd"], &ready["export"]), (&"ready".into(), &"unix:s".into(), &"disk".into()));
     assert_eq!((&ready["bytes"], &ready["read_only"]), (&MIB.into(), &false.into()));
+    assert_eq!(ready["atomic_write_unit"], 8, "memory has no sectors");
     let (code, rest, errors) = run.stop("-TERM");
     assert_eq!((code, errors.as_str()), (Some(0), ""));
     let events: Vec<Value> = rest.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();

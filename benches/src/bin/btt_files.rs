@@ -12,7 +12,7 @@
 use std::time::Instant;
 
 use pageless_benches::Offsets;
-use pageless_block::{Bio, BlockDevice, Queue as _, Sector, open_checked};
+use pageless_block::{Bio, BlockDevice, Queue as _, Sector, Status, open_checked};
 use pageless_drivers::PmemDisk;
 use pageless_drivers::btt::{BttDisk, OpenOptions};
 use pageless_mem::{Backing, FileOptions, Memory, PhysRange, Region};
@@ -21,7 +21,7 @@ type Failure = Box<dyn std::error::Error>;
 
 const BLOCK: u64 = 4096;
 const DEPTH: u64 = 32;
-const BATCHES: u32 = 4096;
+const OPERATIONS: u64 = 1 << 18;
 
 fn main() -> Result<(), Failure> {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -47,27 +47,29 @@ fn rate(disk: &dyn BlockDevice, frames: &Region, write: bool) -> Result<f64, Fai
     let slots: Vec<PhysRange> =
         (0..DEPTH).map(|i| frames.range(i * BLOCK, BLOCK).ok_or("no frame")).collect::<Result<_, _>>()?;
     let mut queue = open_checked(disk)?;
-    let mut places = Offsets::new(11);
+    let mut random = Offsets::new(11);
     let mut out = Vec::with_capacity(64);
+    let blocks = disk.capacity() / BLOCK;
+    // All of it in order first: then every page is mapped, and on the BTT every block has been written.
     let mut took = 0.0;
-    // The first part warms up.
-    for batches in [BATCHES / 8, BATCHES] {
+    for (operations, in_order) in [(blocks, true), (OPERATIONS, false)] {
         let begin = Instant::now();
-        for _ in 0..batches {
+        for done in (0..operations).step_by(slots.len()) {
             for (range, tag) in slots.iter().zip(0..) {
-                let sector = Sector(places.below(disk.capacity() / BLOCK) * (BLOCK / 512));
+                let place = if in_order { (done + tag).min(blocks - 1) } else { random.below(blocks) };
+                let sector = Sector(place * (BLOCK / 512));
                 let bio = if write { Bio::write(sector, *range, tag) } else { Bio::read(sector, *range, tag) };
                 queue.submit(bio).map_err(|_| "refused")?;
             }
             while out.len() < slots.len() {
                 queue.poll(&mut out)?;
             }
-            if out.iter().any(|done| done.result.is_err()) {
+            if out.iter().any(|done| done.status != Status::Ok) {
                 return Err("an operation failed".into());
             }
             out.clear();
         }
         took = begin.elapsed().as_secs_f64();
     }
-    Ok(f64::from(BATCHES) * DEPTH as f64 / took)
+    Ok(OPERATIONS as f64 / took)
 }

@@ -57,7 +57,7 @@ impl LanePool {
     }
 
     /// Up to [`PER_QUEUE`] lanes, and no more than a part of those that are left, so that many queues find some: of 256
-    /// lanes, 60 queues. None when there are none.
+    /// lanes, 53 queues. None when there are none.
     pub(super) fn take(&self) -> VecDeque<Lane> {
         let mut idle = lock(&self.0);
         let wanted = idle.len().div_ceil(SHARES).min(PER_QUEUE);
@@ -86,7 +86,7 @@ mod tests {
         let pool = LanePool::new((0..256).map(lane).collect());
         let mut taken: Vec<VecDeque<Lane>> =
             std::iter::from_fn(|| Some(pool.take()).filter(|lanes| !lanes.is_empty())).collect();
-        assert_eq!((taken.len(), taken[0].len(), taken[1].len()), (60, 16, 15));
+        assert_eq!((taken.len(), taken[0].len(), taken[1].len()), (53, 16, 15));
         let mut numbers: Vec<u32> = taken.iter().flatten().map(|lane| lane.number).collect();
         numbers.sort_unstable();
         assert_eq!(numbers, (0..256).collect::<Vec<_>>());
