@@ -111,7 +111,7 @@ impl Writes {
         if lanes.of(arena.number).is_empty() {
             self.run(shared, io, lanes, batch);
         }
-        let Some(lane) = lanes.of(arena.number).pop_front() else {
+        let Some(lane) = lanes.next(arena) else {
             // Frozen meanwhile, or all of them lost to bad blocks.
             let status = if arena.frozen() { Status::ReadOnly } else { Status::Media };
             batch.1[job].fail(index, status);
@@ -206,7 +206,7 @@ impl Write {
         let (arena, _) = shared.locate(self.external);
         loop {
             if self.state == State::BadBlock {
-                let Some(other) = lanes.of(arena.number).pop_front() else {
+                let Some(other) = lanes.next(arena) else {
                     return self.fail(jobs, Status::Media, State::Retired);
                 };
                 retire(shared, arena, &std::mem::replace(&mut self.lane, other));
