@@ -13,15 +13,15 @@
 use std::cell::RefCell;
 use std::ops::ControlFlow;
 
-use pageless_block::{Bio, Queue as _, Sector, open_checked};
+use pageless_block::{Bio, Completion, Queue, Sector, Status, open_checked};
 use pageless_drivers::btt::check::medium::Medium;
 use pageless_drivers::btt::check::{CheckError, CheckOptions, Counts, Finding, Report, Watch, Worth, check, repair};
 use pageless_drivers::btt::flog::{FlogEntry, FlogGroup, FlogLayout};
 use pageless_drivers::btt::info::{Expected, Identity, InfoBlock, Uuid};
 use pageless_drivers::btt::layout::{ARENA_MIN, Follows, Geometry, LbaSize, PAGE, Placement};
 use pageless_drivers::btt::map::MapEntry;
-use pageless_drivers::btt::{BttDisk, OpenOptions};
-use pageless_mem::{Backing, Memory, Region};
+use pageless_drivers::btt::{BttDisk, OpenOptions, Trouble};
+use pageless_mem::{Backing, Memory, PhysRange, Region};
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::U32;
 
@@ -31,6 +31,8 @@ const EXTERNAL: u32 = 120;
 const PATCH: usize = 16;
 /// Patches of one input, at most.
 const PATCHES: usize = 24;
+/// Pages of an open disk that are compared.
+const LOOKED_AT: u64 = 16;
 
 /// Where an arena is, on a good image.
 #[derive(Copy, Clone, Debug)]
@@ -47,6 +49,8 @@ pub(crate) struct Image {
     pub(crate) region: Region,
     pub(crate) medium: Medium,
     pub(crate) arenas: Vec<Arena>,
+    /// What a user reads into and writes from: to make one costs more than a run.
+    buffer: Region,
     undo: Vec<(u64, Vec<u8>)>,
     /// All metadata as it was made.
     good: Vec<(u64, Vec<u8>)>,
@@ -88,6 +92,7 @@ impl Image {
         let len = placement.offset() + count * size;
         let memory = Memory::new().expect("a frame space");
         let region = memory.register(Backing::anon(len).expect("memory")).expect("registered");
+        let buffer = memory.register(Backing::anon(PAGE).expect("memory")).expect("registered");
         let mut medium = Medium::new(&memory, region.clone());
         let identity = Identity { uuid: Uuid([7; 16]), parent_uuid: Uuid([9; 16]), version: placement.version() };
         if placement == Placement::Pmemblk {
@@ -117,7 +122,7 @@ impl Image {
             }
             arenas.push(Arena { start, geometry });
         }
-        let mut image = Image { memory, region, medium, arenas, undo: Vec::new(), good: Vec::new() };
+        let mut image = Image { memory, region, medium, arenas, buffer, undo: Vec::new(), good: Vec::new() };
         image.good = image.metadata();
         image
     }
@@ -144,34 +149,65 @@ impl Image {
         parts
     }
 
-    /// Opens it as a disk, reads and writes some blocks, and checks it again: nothing that was whole is damaged. All metadata is
-    /// as it was made after that.
+    /// Opens it as a disk, reads and writes some blocks, and opens it again: what was written is there, all else reads as
+    /// before, and a check finds nothing that it did not find before. All metadata is as it was made after that.
     pub(crate) fn open_and_use(&mut self) {
-        let before = self.check().map(|checked| checked.report.counts);
-        let disk = BttDisk::open(&self.memory, &self.region, "hostile", &OpenOptions::default());
-        if let Ok(disk) = disk
-            && let Ok(mut queue) = open_checked(&disk)
-        {
-            let buffer = self.memory.register(Backing::anon(PAGE).expect("memory")).expect("registered");
-            let (frames, mut done) = (buffer.range(0, PAGE).expect("inside"), Vec::new());
+        let before = self.check();
+        let mut written = Vec::new();
+        if let Some(mut user) = self.open() {
+            let Checked { report, findings } = before.expect("only what is a BTT is opened as one");
+            let mut expected: Vec<_> = (0..LOOKED_AT).map(|page| user.read(page)).collect();
             for tag in 0..12 {
-                let sector = Sector(tag % 5 * 8);
-                let bio = if tag % 3 == 0 { Bio::read(sector, frames, tag) } else { Bio::write(sector, frames, tag) };
-                let accepted = queue.submit(bio).is_ok();
-                queue.poll(&mut done).expect("a poll");
-                assert_eq!(done.drain(..).count(), usize::from(accepted));
+                let page = tag % 5;
+                if tag % 3 == 0 {
+                    assert_eq!(user.read(page), expected[page as usize], "page {page}");
+                } else if let Some(bytes) = user.write(page, tag) {
+                    expected[page as usize] = bytes;
+                    written.extend(self.lies_at(&report, page));
+                }
             }
-            drop(queue);
-            // What the disk was opened on is a BTT still, and use has damaged nothing that was whole.
-            let after = self.check().expect("it is still a BTT").report.counts;
-            let whole = before.is_some_and(|before| before.consistent());
-            assert!(!whole || (after.consistent() && after.unfinished == 0), "{before:?} {after:?}");
+            let all = |user: &mut User| (0..LOOKED_AT).map(|page| user.read(page)).collect::<Vec<_>>();
+            assert_eq!(all(&mut user), expected);
+            drop(user);
+            let after = self.check().expect("it is still a BTT").findings;
+            let new: Vec<_> = after.iter().filter(|finding| !findings.contains(finding)).collect();
+            assert!(new.is_empty(), "{new:?} after {findings:?}");
+            let mut user = self.open().expect("it is opened again");
+            assert_eq!(all(&mut user), expected, "opened again");
         }
         self.undo.clear();
+        for offset in written {
+            store(&mut self.medium, offset, &Bytes::default());
+        }
         for (offset, bytes) in std::mem::take(&mut self.good) {
             store(&mut self.medium, offset, &bytes);
             self.good.push((offset, bytes));
         }
+    }
+
+    /// Opens it as a disk, if that can be done.
+    pub(crate) fn open(&self) -> Option<User> {
+        let disk = BttDisk::open(&self.memory, &self.region, "hostile", &OpenOptions::default()).ok()?;
+        let queue = Box::new(open_checked(&disk).ok()?);
+        let frames = self.buffer.range(0, PAGE).expect("inside");
+        Some(User { disk, queue, frames, buffer: Medium::new(&self.memory, self.buffer.clone()) })
+    }
+
+    /// Where the first block of a page of the disk lies.
+    fn lies_at(&mut self, report: &Report, page: u64) -> Option<u64> {
+        let block = report.arenas.first()?.info.geometry.lba_size().block();
+        let mut lba = page * PAGE / u64::from(block);
+        for arena in &report.arenas {
+            let geometry = arena.info.geometry;
+            if let Ok(lba) = u32::try_from(lba)
+                && lba < geometry.external_nlba()
+            {
+                let word: U32 = self.medium.get(arena.start + geometry.map_offset(lba)).ok()?;
+                return Some(arena.start + geometry.block_offset(MapEntry::from_raw(word.get()).block(lba)));
+            }
+            lba -= u64::from(geometry.external_nlba());
+        }
+        None
     }
 
     fn take_back(&mut self) {
@@ -262,7 +298,7 @@ impl Image {
             Ok(report) => {
                 assert_eq!(heard.counts, report.counts);
                 assert!(report.arenas.len() <= self.arenas.len());
-                Some(Checked { report })
+                Some(Checked { report, findings: heard.findings })
             }
             Err(CheckError::Find(_)) => None,
             // A read outside of the medium would end so.
@@ -272,7 +308,7 @@ impl Image {
 
     /// Checks, repairs, checks again: nothing is left that could be repaired, and nothing was made worse.
     pub(crate) fn check_and_repair(&mut self) {
-        let Some(Checked { report }) = self.check() else { return };
+        let Some(Checked { report, .. }) = self.check() else { return };
         for change in &report.changes {
             assert_eq!(change.old.len(), change.new.len());
             let whole = |at: u64| change.offset == at && change.new.len() == PAGE as usize;
@@ -296,6 +332,50 @@ impl Image {
 /// A check that came to its end.
 pub(crate) struct Checked {
     pub(crate) report: Report,
+    pub(crate) findings: Vec<Finding>,
+}
+
+/// The beginning of a page.
+type Bytes = [u8; 16];
+
+/// Somebody who has it open as a disk.
+pub(crate) struct User {
+    disk: BttDisk,
+    queue: Box<dyn Queue>,
+    frames: PhysRange,
+    buffer: Medium,
+}
+
+impl User {
+    /// What it says is wrong.
+    pub(crate) fn troubles(&self) -> Vec<Trouble> {
+        self.disk.troubles()
+    }
+
+    /// How a page begins; how that failed; nothing past the end.
+    pub(crate) fn read(&mut self, page: u64) -> Option<Result<Bytes, Status>> {
+        let done = self.execute(Bio::read(Sector(page * 8), self.frames, page))?;
+        Some(match done.status {
+            Status::Ok => Ok(self.buffer.get(0).expect("a buffer")),
+            status => Err(status),
+        })
+    }
+
+    /// Writes a page; what is read then. Nothing when it was not written.
+    pub(crate) fn write(&mut self, page: u64, tag: u64) -> Option<Option<Result<Bytes, Status>>> {
+        let bytes = [tag as u8 + 1; 16];
+        store(&mut self.buffer, 0, &bytes);
+        let done = self.execute(Bio::write(Sector(page * 8), self.frames, tag))?;
+        (done.status == Status::Ok).then_some(Some(Ok(bytes)))
+    }
+
+    fn execute(&mut self, bio: Bio) -> Option<Completion> {
+        let mut done = Vec::new();
+        let accepted = self.queue.submit(bio).is_ok();
+        self.queue.poll(&mut done).expect("a poll");
+        assert_eq!(done.len(), usize::from(accepted));
+        done.pop()
+    }
 }
 
 /// A number as it could be meant: a low block, or one near the end.
@@ -315,6 +395,7 @@ struct Heard {
     len: u64,
     counts: Counts,
     done: u64,
+    findings: Vec<Finding>,
 }
 
 impl Watch for Heard {
@@ -325,6 +406,7 @@ impl Watch for Heard {
             Worth::Repairable => self.counts.repairable += 1,
             Worth::Damage => self.counts.damage += 1,
         }
+        self.findings.push(*finding);
     }
 
     fn progress(&mut self, done: u64, of: u64) -> ControlFlow<()> {

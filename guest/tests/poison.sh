@@ -43,6 +43,27 @@ fi
 check "nothing else was touched" qemu-io -f raw "$uri" -c "read -P 0x5a $((bad - 4096)) 4096"
 stop_serving
 
+# A BTT whose one written sector goes bad: that sector fails, and a write of it goes elsewhere and heals it.
+check "a BTT on persistent memory" pageless btt create /mnt/dax/btt --size 32M
+serve btt:/mnt/dax/btt
+check "btt: a sector is written" qemu-io -f raw "$uri" -c "write -P 0x77 2M 4096" -c flush
+stop_serving
+# Where its bytes are: among the blocks that were free, at the end.
+tail=$((4 * 1024 * 1024))
+line=$(tail -c $tail /mnt/dax/btt | od -An -v -tx1 -w4096 | grep -n '^ 77 77 77 77' | head -n 1 | cut -d: -f1)
+at=$((32 * 1024 * 1024 - tail + (line - 1) * 4096))
+sector=$(($(physical /mnt/dax/btt $at) / 512))
+umount /mnt/dax
+echo "$sector 8" >"/sys/block/$namespace/badblocks"
+check "btt: mount it again" mount -t ext4 -o dax=always "/dev/$namespace" /mnt/dax
+serve btt:/mnt/dax/btt
+expect_fail "btt: the bad sector is an I/O error" "Input/output error" qemu-io -f raw "$uri" -c "read 2M 4096"
+check "btt: its neighbours are read" qemu-io -f raw "$uri" -c "read -P 0 1M 1M" -c "read -P 0 2101248 1M"
+check "btt: the sector is written again" qemu-io -f raw "$uri" -c "write -P 0x78 2M 4096" -c flush
+check "btt: and read" qemu-io -f raw "$uri" -c "read -P 0x78 2M 4096"
+stop_serving
+check_says "btt: a check finds it consistent" "consistent" pageless btt check /mnt/dax/btt
+
 # Memory that goes bad while it is served, in a file on tmpfs: whoever touches it next gets a signal.
 strace -f -qq -e trace=none -e signal=SIGBUS -o signals pageless serve pmem:/dev/shm/disk,size=16M --nbd unix:/tmp/shm.sock >/tmp/serve.log 2>&1 &
 tracer=$!

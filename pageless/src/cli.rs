@@ -185,7 +185,7 @@ Examples:
 Reads the info blocks, the flog and the map; each internal block must belong to exactly one external block or lane. A
 write that was cut off is `unfinished` and not wrong: whoever opens the BTT finishes it. Nothing is stored.
 
-Exit codes: 0 consistent, 1 inconsistent or not readable, 2 wrong arguments.
+Exit codes: 0 consistent, 1 inconsistent or not readable, 2 wrong arguments, 130 stopped by Ctrl-C.
 
 Examples:
   pageless btt check /mnt/pm/disk.btt
@@ -200,7 +200,8 @@ Examples:
 A file that does not exist is made, sparse, with --size; one that exists keeps its size. Whatever is there already, a BTT or any
 byte that is not zero, is kept unless --force says otherwise. A BTT without a parent can be used by Linux on any namespace.
 
-Exit codes: 0 made, 1 refused or went wrong (a file that was made is gone again), 2 wrong arguments.
+Exit codes: 0 made, 1 refused or went wrong (a file that was made is gone again), 2 wrong arguments, 130 stopped by Ctrl-C
+before anything was changed.
 
 Examples:
   pageless btt create /mnt/pm/disk.btt --size 8G
@@ -280,7 +281,8 @@ pub(crate) struct BttCheckArgs {
 Restores an info block from its copy, and finishes writes from the flog. What could only be guessed is left, and reported.
 Without --apply nothing is changed. With it, the bytes that are there go to PATH.btt-undo first, as `xxd -r` takes them.
 
-Exit codes: 0 consistent (at the end), 1 something is left or went wrong, 2 wrong arguments.
+Exit codes: 0 consistent (at the end), 1 something is left or went wrong, 2 wrong arguments, 130 stopped by Ctrl-C
+while it looked: it says whether anything was changed.
 
 Examples:
   pageless btt repair /mnt/pm/disk.btt

@@ -4,10 +4,11 @@
 mod common;
 
 use std::fs;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::process::{Command, Stdio};
 
 use common::server::{Serve, Server};
-use common::{MIB, Scratch, fails, have, ok, run, said};
+use common::{MIB, Scratch, eventually, fails, have, ok, run, said};
 
 const PAGELESS: &str = env!("CARGO_BIN_EXE_pageless");
 
@@ -133,6 +134,60 @@ fn btt_create_overwrites_nothing_and_leaves_nothing_behind() {
     }
     assert!(!fs::exists(missing).expect("looks"));
     assert!(fs::read(used).expect("reads") == before);
+}
+
+/// What is said after a Ctrl-C that comes as soon as it is waited for, once nothing else in the folder is another than before.
+fn interrupted(scratch: &Scratch, path: &str, command: &[&str]) -> String {
+    let seen = || {
+        let there = fs::metadata(path).expect("it is there");
+        (there.len(), there.blocks(), there.mtime_nsec(), fs::read_dir(scratch.path("")).expect("lists").count())
+    };
+    let before = seen();
+    let mut child = Command::new(command[0])
+        .args(&command[1..])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("starts");
+    let status = format!("/proc/{}/status", child.id());
+    eventually("Ctrl-C is waited for", || {
+        assert!(child.try_wait().expect("waits").is_none(), "it ended before it could be interrupted");
+        let text = fs::read_to_string(&status).expect("it runs");
+        let blocked = text.lines().find_map(|line| line.strip_prefix("SigBlk:"))?;
+        (u64::from_str_radix(blocked.trim(), 16).expect("hex") & 2 != 0).then_some(())
+    });
+    ok("kill", &["-INT", &child.id().to_string()]);
+    let out = child.wait_with_output().expect("ends");
+    assert_eq!(out.status.code(), Some(130), "{}", said(&out));
+    assert!(out.stdout.is_empty(), "nothing is told of what was not looked at");
+    assert_eq!(seen(), before, "nothing is left behind");
+    said(&out)
+}
+
+#[test]
+fn btt_check_ends_at_ctrl_c() {
+    let scratch = Scratch::disk();
+    let path = scratch.path("large.btt");
+    ok(PAGELESS, &["btt", "create", &path, "--size", "15T", "--sector-size", "512"]);
+    for command in ["check", "repair"] {
+        let text = interrupted(&scratch, &path, &[PAGELESS, "btt", command, &path]);
+        assert!(text.contains("stopped: checked ") && text.contains("of the map"), "{text}");
+        assert!(text.contains("nothing was changed"), "{text}");
+    }
+}
+
+#[test]
+fn btt_create_ends_at_ctrl_c_while_it_looks_for_data() {
+    let scratch = Scratch::disk();
+    let path = scratch.file("zeroes", &vec![0; 64 << 20]);
+    // The signal may come before the look begins: whoever runs it holds it back until then.
+    let command = ["env", "--block-signal=INT", PAGELESS, "btt", "create", &path];
+    let text = interrupted(&scratch, &path, &command);
+    assert!(text.contains("stopped: checked ") && text.contains(" of 64 MiB"), "{text}");
+    assert!(text.contains("nothing was changed"), "{text}");
+    assert!(fs::read(&path).expect("reads").iter().all(|byte| *byte == 0));
+    ok(PAGELESS, &["btt", "create", &path]);
 }
 
 #[test]

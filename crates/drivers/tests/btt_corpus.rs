@@ -9,6 +9,9 @@ mod hostile_btt;
 use std::path::{Path, PathBuf};
 
 use hostile_btt::{Checked, Images};
+use pageless_drivers::btt::Trouble;
+use pageless_drivers::btt::check::Problem;
+use pageless_drivers::btt::map::MapEntry;
 
 fn seeds(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(target);
@@ -32,9 +35,9 @@ fn btt_seeds_are_judged_as_their_names_say() {
             images.with(&input, |image| {
                 let expected = match image.check() {
                     None => "none",
-                    Some(Checked { report }) if report.counts.damage > 0 => "damage",
-                    Some(Checked { report }) if report.counts.repairable > 0 => "repairable",
-                    Some(Checked { report }) if report.counts.unfinished > 0 => "unfinished",
+                    Some(Checked { report, .. }) if report.counts.damage > 0 => "damage",
+                    Some(Checked { report, .. }) if report.counts.repairable > 0 => "repairable",
+                    Some(Checked { report, .. }) if report.counts.unfinished > 0 => "unfinished",
                     Some(_) => "clean",
                 };
                 assert_eq!(name.split('-').next(), Some(expected), "{name}");
@@ -59,4 +62,56 @@ fn btt_seeds_are_repaired_and_used_as_far_as_that_goes() {
             assert!(counts.consistent() && counts.unfinished == 0);
         });
     }
+}
+
+/// Found by `btt_open`. A lane would store the bytes of its next write to a block that another LBA has; an LBA would give its
+/// lane a block that another one still has.
+#[test]
+fn btt_block_that_has_two_owners_is_not_written() {
+    let mut images = Images::new();
+    let cases = [
+        ("free and mapped", 124, Problem::BlockFreeAndMapped { lane: 4, block: 124 }),
+        ("mapped twice", 3, Problem::BlockTwice { lba: 9, block: 3 }),
+    ];
+    for (what, block, problem) in cases {
+        images.with(&[0], |image| {
+            let arena = image.arenas[0];
+            let entry = MapEntry::normal(block).raw().to_le_bytes();
+            image.store(arena.start + arena.geometry.map_offset(9), &entry);
+            image.store(arena.start + arena.geometry.block_offset(block), b"whose?");
+            let before = image.check().unwrap().findings;
+            let mut user = image.open().unwrap();
+            let froze = |trouble: &Trouble| matches!(trouble, Trouble::Froze(found) if found.problem == problem);
+            assert!(user.troubles().iter().any(froze), "{what}: {:?}", user.troubles());
+            for page in 0..8 {
+                assert!(user.write(page, page).is_none(), "{what}");
+            }
+            let read = user.read(9).unwrap().unwrap();
+            assert!(read.starts_with(b"whose?"), "{what}: {read:?}");
+            assert_eq!(image.check().unwrap().findings, before, "{what}");
+        });
+    }
+}
+
+/// What is wrong with one block, or with none that anybody has, is no reason not to write the others.
+#[test]
+fn btt_blocks_that_have_one_owner_are_written_all_the_same() {
+    let mut images = Images::new();
+    images.with(&[0], |image| {
+        let arena = image.arenas[0];
+        for (lba, raw) in [(1, 0xc000_ffff_u32), (2, 5)] {
+            image.store(arena.start + arena.geometry.map_offset(lba), &raw.to_le_bytes());
+        }
+        let mut user = image.open().unwrap();
+        let told = user.troubles();
+        let is = |wanted: fn(&Trouble) -> bool| assert_eq!(told.iter().filter(|told| wanted(told)).count(), 1, "{told:?}");
+        is(|told| matches!(told, Trouble::Unusable(found) if matches!(found.problem, Problem::MapBlock { lba: 1, .. })));
+        is(|told| matches!(told, Trouble::Noticed(found) if matches!(found.problem, Problem::MapState { lba: 2, .. })));
+        is(|told| matches!(told, Trouble::Noticed(found) if matches!(found.problem, Problem::BlocksLost { first: 1, count: 1 })));
+        assert_eq!(told.len(), 3);
+        assert_eq!([0, 1, 2].map(|page| user.write(page, page).is_some()), [true, false, true]);
+        drop(user);
+        // All of it again.
+        image.open_and_use();
+    });
 }

@@ -178,5 +178,6 @@ fn hex(path: &Path) -> Option<u64> {
     u64::from_str_radix(text.strip_prefix("0x").unwrap_or(&text), 16).ok()
 }
 
+#[cfg(feature = "pmem-io")]
 #[cfg(test)]
 mod tests;

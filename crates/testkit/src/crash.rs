@@ -134,6 +134,9 @@ impl std::fmt::Display for Counts {
     }
 }
 
+/// Workloads done, at least: however few states are asked for, some of each kind are among them.
+const ROUNDS: u64 = 6;
+
 /// Creates the device and does random workloads, of one thread and of up to `threads`, until as many distinct states were
 /// seen as the configuration says.
 ///
@@ -143,7 +146,7 @@ pub fn explore(explorer: &mut Explorer<'_>, threads: usize, kinds: &[Kind]) -> R
     explorer.create()?;
     let (seed, wanted, blocks) = (explorer.config.seed, explorer.config.states, explorer.config.blocks);
     let mut round = 0;
-    while explorer.counts().distinct < wanted {
+    while explorer.counts().distinct < wanted || round < ROUNDS {
         let threads = if round % 2 == 0 { 1 } else { threads };
         let ops = 2 + usize::try_from(round % 7).unwrap_or(0);
         let workload = Workload::random(seed.wrapping_add(round), ops, threads, blocks, kinds);

@@ -6,7 +6,7 @@ use pageless::sys::signal::block_termination;
 use serde::Serialize;
 
 use super::error::{BttError, counted};
-use super::scan::{self, FindingJson, Scanned};
+use super::scan::{self, FindingJson, Scanned, Watched};
 use crate::cli::BttCheckArgs;
 use crate::failure::Failure;
 use crate::output;
@@ -49,7 +49,7 @@ pub(super) fn run(args: &BttCheckArgs) -> Result<(), Failure> {
     let signals = block_termination()?;
     let memory = Memory::new()?;
     let mut medium = scan::medium(&memory, &args.place, true)?;
-    let scanned = scan::scan(&mut medium, &args.place, &signals, args.json)?;
+    let scanned = scan::scan(&mut medium, &args.place, Watched::new(&signals, args.json))?;
     let path = &args.place.path;
     if args.json {
         output::json(&CheckJson::new(path, &scanned))?;

@@ -12,10 +12,11 @@ use pageless::drivers::btt::{BttDisk, CreateOptions};
 use pageless::mem::Memory;
 use pageless::open::{Options, make_medium, open_medium};
 use pageless::spec::parse_size;
-use pageless::sys::signal::block_termination;
+use pageless::sys::signal::{SignalFd, block_termination};
 
 use super::error::BttError;
-use super::info;
+use super::scan::Watched;
+use super::{info, scan};
 use crate::cli::{BttCreateArgs, Layout};
 use crate::failure::Failure;
 
@@ -27,8 +28,8 @@ pub(super) fn run(args: &BttCreateArgs) -> Result<(), Failure> {
     let path = &args.path;
     let new = wanted(args)?;
     let size = args.size.as_deref().map(size).transpose()?;
-    // From here on a signal waits: what is begun is short, and a file that is made is whole or gone.
-    let _signals = block_termination()?;
+    // From here on a signal waits, but where it is looked for data: all else is short, and a file that is made is whole or gone.
+    let signals = block_termination()?;
     let memory = Memory::new()?;
     let (region, made) = match size {
         Some(size) => {
@@ -41,7 +42,7 @@ pub(super) fn run(args: &BttCreateArgs) -> Result<(), Failure> {
     let mut medium = Medium::new(&memory, region.clone());
     fits(path, medium.len(), &new)?;
     if made.is_none() && !args.force {
-        vacant(&mut medium, path)?;
+        vacant(&mut medium, args, &signals)?;
     }
     BttDisk::create(&memory, &region, &new).map_err(|error| BttError::Create { path: path.clone(), error })?;
     if let Some(made) = made {
@@ -96,7 +97,8 @@ fn random() -> Result<Uuid, Failure> {
 }
 
 /// Whether nobody could miss what is there.
-fn vacant(medium: &mut Medium, path: &Path) -> Result<(), Failure> {
+fn vacant(medium: &mut Medium, args: &BttCreateArgs, signals: &SignalFd) -> Result<(), Failure> {
+    let path = &args.path;
     let occupied = |what: String| Err(BttError::Occupied { path: path.to_owned(), what }.into());
     let medium_failed =
         |error: FindError| Failure::from(BttError::Check { path: path.to_owned(), error: CheckError::Find(error) });
@@ -109,9 +111,8 @@ fn vacant(medium: &mut Medium, path: &Path) -> Result<(), Failure> {
         Err(error @ FindError::Medium(_)) => return Err(medium_failed(error)),
         Err(_) => {}
     }
-    match medium.first_data(0, medium.len()) {
-        Ok(None) => Ok(()),
-        Ok(Some(at)) => occupied(format!("data, the first at byte {at}")),
-        Err(error) => Err(medium_failed(error.into())),
+    match scan::first_data(medium, path, Watched::new(signals, args.json))? {
+        None => Ok(()),
+        Some(at) => occupied(format!("data, the first at byte {at}")),
     }
 }

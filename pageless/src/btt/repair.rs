@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::check::CheckJson;
 use super::error::{BttError, counted};
+use super::scan::Watched;
 use super::{scan, undo};
 use crate::cli::BttRepairArgs;
 use crate::failure::Failure;
@@ -45,7 +46,8 @@ pub(super) fn run(args: &BttRepairArgs) -> Result<(), Failure> {
     let memory = Memory::new()?;
     let path = &args.place.path;
     let mut medium = scan::medium(&memory, &args.place, !args.apply)?;
-    let mut scanned = scan::scan(&mut medium, &args.place, &signals, args.json)?;
+    let watched = Watched::new(&signals, args.json);
+    let mut scanned = scan::scan(&mut medium, &args.place, watched)?;
     let changes = std::mem::take(&mut scanned.report.changes);
     if !args.json {
         output::text(&scanned.listed(path))?;
@@ -65,8 +67,9 @@ pub(super) fn run(args: &BttRepairArgs) -> Result<(), Failure> {
         }
         let failed = |error| BttError::Repair { path: path.clone(), error, undo: undo.clone() };
         repair::apply(&mut medium, &changes).map_err(failed)?;
+        let left = format!("the changes are made; the bytes that were there are in {}", undo.display());
         kept = Some(undo);
-        scanned = scan::scan(&mut medium, &args.place, &signals, args.json)?;
+        scanned = scan::scan(&mut medium, &args.place, Watched { left: &left, ..watched })?;
         if !args.json {
             output::text(&format!("after the repair, {}", scanned.listed(path)))?;
         }

@@ -44,31 +44,68 @@ pub(super) fn options(place: &BttPlace) -> CheckOptions {
     CheckOptions { placement: place.layout.map(Placement::from), parent_uuid: place.parent_uuid }
 }
 
-/// Checks everything.
-pub(super) fn scan(medium: &mut Medium, place: &BttPlace, signals: &SignalFd, quiet: bool) -> Result<Scanned, Failure> {
-    let bar = output::progress("checking", 0, quiet);
-    let mut watcher = Watcher { bar: &bar, signals, stopped: None, done: (0, 0), findings: Vec::new(), more: 0 };
-    let checked = check::check(medium, options(place), &mut watcher);
-    bar.finish_and_clear();
-    let Watcher { stopped, done: (done, of), findings, more, .. } = watcher;
-    match (checked, stopped) {
-        (Err(CheckError::Stopped), Some(signal)) => Err(Failure::Stopped {
-            signal,
-            what: format!("checked {} of {} of the map", Human(done), Human(of)),
-            left: Some("nothing was changed".into()),
-        }),
-        (Err(error), _) => Err(BttError::Check { path: place.path.clone(), error }.into()),
-        (Ok(report), _) => Ok(Scanned { report, findings, more }),
+/// How a command is watched while it looks at everything.
+#[derive(Copy, Clone)]
+pub(super) struct Watched<'w> {
+    pub(super) signals: &'w SignalFd,
+    /// No progress is shown.
+    pub(super) quiet: bool,
+    /// What is said of the medium when a signal ends it.
+    pub(super) left: &'w str,
+}
+
+impl<'w> Watched<'w> {
+    /// As long as nothing was stored.
+    pub(super) fn new(signals: &'w SignalFd, quiet: bool) -> Watched<'w> {
+        Watched { signals, quiet, left: "nothing was changed" }
     }
 }
 
+/// Checks everything.
+pub(super) fn scan(medium: &mut Medium, place: &BttPlace, watched: Watched<'_>) -> Result<Scanned, Failure> {
+    let mut watcher = Watcher::new("checking", watched);
+    let checked = check::check(medium, options(place), &mut watcher);
+    let report = watcher.ended(&place.path, checked, " of the map")?;
+    Ok(Scanned { report, findings: watcher.findings, more: watcher.more })
+}
+
+/// Looks for a byte that is not zero.
+pub(super) fn first_data(medium: &mut Medium, path: &Path, watched: Watched<'_>) -> Result<Option<u64>, Failure> {
+    let mut watcher = Watcher::new("looking for data", watched);
+    let looked = medium.first_data(&mut watcher);
+    watcher.ended(path, looked, "")
+}
+
+/// Shows how far it is, keeps what is found, and ends at a Ctrl-C.
 struct Watcher<'s> {
-    bar: &'s ProgressBar,
-    signals: &'s SignalFd,
+    bar: ProgressBar,
+    watched: Watched<'s>,
     stopped: Option<Termination>,
     done: (u64, u64),
     findings: Vec<Finding>,
     more: u64,
+}
+
+impl<'s> Watcher<'s> {
+    fn new(doing: &'static str, watched: Watched<'s>) -> Watcher<'s> {
+        let bar = output::progress(doing, 0, watched.quiet);
+        Watcher { bar, watched, stopped: None, done: (0, 0), findings: Vec::new(), more: 0 }
+    }
+
+    /// What came of it, which is `of` something.
+    fn ended<T>(&self, path: &Path, result: Result<T, CheckError>, of: &str) -> Result<T, Failure> {
+        self.bar.finish_and_clear();
+        let (done, all) = self.done;
+        match (result, self.stopped) {
+            (Err(CheckError::Stopped), Some(signal)) => Err(Failure::Stopped {
+                signal,
+                what: format!("checked {} of {}{of}", Human(done), Human(all)),
+                left: Some(self.watched.left.into()),
+            }),
+            (Err(error), _) => Err(BttError::Check { path: path.to_owned(), error }.into()),
+            (Ok(value), _) => Ok(value),
+        }
+    }
 }
 
 impl Watch for Watcher<'_> {
@@ -84,7 +121,7 @@ impl Watch for Watcher<'_> {
         self.done = (done, of);
         self.bar.set_length(of);
         self.bar.set_position(done);
-        self.stopped = self.signals.take();
+        self.stopped = self.watched.signals.take();
         if self.stopped.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 }

@@ -68,12 +68,6 @@ impl Arena {
         self.start + self.geometry.map_offset(lba)
     }
 
-    /// Byte of the medium where the flog begins.
-    #[inline]
-    pub(super) fn flog_start(&self) -> u64 {
-        self.start + self.geometry.flogoff()
-    }
-
     /// Byte of the medium where one of a lane's flog entries is.
     #[inline]
     pub(super) fn flog_offset(&self, lane: u32, which: Which) -> u64 {

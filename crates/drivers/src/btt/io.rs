@@ -8,7 +8,7 @@ use pageless_mem::{Access, Extents, Fault, Kmap, Online, PhysRange, Reader};
 
 use super::arena::Arena;
 use super::device::Shared;
-use super::flog::FlogEntry;
+use super::flog::{self, FlogEntry, Which};
 use super::lanes::Lane;
 use super::map::{self, MapEntry};
 
@@ -73,13 +73,28 @@ impl Section<'_> {
         self.window(arena.block_offset(block), u64::from(self.shared.lba_size.bytes()), access)
     }
 
-    /// A window on the map around an entry: mostly on all of it.
+    /// A window on the map around an entry: mostly on all of it. Not where that has bad frames: they are not to be seen.
     #[cold]
     fn map(&self, arena: &Arena, lba: u32, access: Access) -> Result<MapWindow<'_>, Fault> {
         let first = lba / MAP_ENTRIES * MAP_ENTRIES;
         let count = (arena.geometry.external_nlba() - first).min(MAP_ENTRIES);
-        let window = self.window(arena.map_offset(first), u64::from(count) * map::ENTRY_SIZE, access)?;
-        Ok(MapWindow { arena: arena.number, first, count, window })
+        let show = |first, count| {
+            let window = self.window(arena.map_offset(first), u64::from(count) * map::ENTRY_SIZE, access)?;
+            Ok(MapWindow { arena: arena.number, first, count, window })
+        };
+        show(first, count).or_else(|fault| if fault == Fault::Media { show(lba, 1) } else { Err(fault) })
+    }
+
+    /// A window on the flog: on all of it, as long as it has no bad frames, or on a lane's group.
+    #[cold]
+    fn flog(&self, arena: &Arena, lane: u32) -> Result<FlogWindow<'_>, Fault> {
+        let show = |first, lanes| {
+            let start = arena.flog_offset(first, Which::First);
+            let window = self.window(start, u64::from(lanes) * flog::GROUP_SIZE, Access::Write)?;
+            Ok(FlogWindow { arena: arena.number, first, lanes, start, window })
+        };
+        let all = show(0, arena.geometry.nfree());
+        all.or_else(|fault| if fault == Fault::Media { show(lane, 1) } else { Err(fault) })
     }
 
     /// The maps of the arenas.
@@ -176,22 +191,38 @@ impl MapWindow<'_> {
 #[derive(Debug)]
 pub(super) struct Flogs<'s> {
     section: &'s Section<'s>,
-    window: Option<(u32, Kmap<'s>)>,
+    window: Option<FlogWindow<'s>>,
+}
+
+/// A window on the groups of some lanes.
+#[derive(Debug)]
+struct FlogWindow<'s> {
+    arena: u32,
+    first: u32,
+    lanes: u32,
+    /// Its first byte on the medium.
+    start: u64,
+    window: Kmap<'s>,
+}
+
+impl FlogWindow<'_> {
+    #[inline]
+    fn shows(&self, arena: &Arena, lane: u32) -> bool {
+        self.arena == arena.number && lane.wrapping_sub(self.first) < self.lanes
+    }
 }
 
 impl Flogs<'_> {
     /// Stores half of a lane's next entry: durable after the next fence.
     #[inline]
     pub(super) fn store(&mut self, arena: &Arena, lane: &Lane, entry: &FlogEntry, half: Half) -> Result<(), Fault> {
-        if self.window.as_ref().is_none_or(|(number, _)| *number != arena.number) {
-            let window = self.section.window(arena.flog_start(), arena.geometry.flog_len(), Access::Write)?;
-            self.window = Some((arena.number, window));
+        if self.window.as_ref().is_none_or(|window| !window.shows(arena, lane.number)) {
+            self.window = Some(self.section.flog(arena, lane.number)?);
         }
-        let Some((_, window)) = &self.window else { return Err(Fault::Gone) };
+        let Some(FlogWindow { start, window, .. }) = &self.window else { return Err(Fault::Gone) };
         let (old, new) = entry.halves();
         let (at, word) = if half == Half::Old { (0, old) } else { (8, new) };
-        let offset =
-            usize::try_from(arena.flog_offset(lane.number, lane.next) - arena.flog_start()).unwrap_or(usize::MAX);
+        let offset = usize::try_from(arena.flog_offset(lane.number, lane.next) - start).unwrap_or(usize::MAX);
         window.cell::<u64>(offset + at).ok_or(Fault::Gone)?.store_back(word.to_le())
     }
 }

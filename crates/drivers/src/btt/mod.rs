@@ -44,6 +44,8 @@ pub mod info;
 mod io;
 mod lanes;
 pub mod layout;
+#[cfg(all(test, loom))]
+mod loom;
 pub mod map;
 mod map_locks;
 mod open;

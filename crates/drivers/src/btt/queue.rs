@@ -12,6 +12,7 @@ use pageless_mem::persist::{self, Durability};
 use std::collections::VecDeque;
 
 use super::BttError;
+use super::arena::Arena;
 use super::device::Shared;
 use super::io::Io;
 use super::lanes::Lane;
@@ -86,13 +87,22 @@ impl LaneSet {
             if lanes.is_empty() && !arena.frozen() {
                 return Err(BttError::NoLanes { arena: arena.number, lanes: arena.geometry.nfree() });
             }
-            set.lanes.push(lanes.into());
+            set.lanes.push(lanes);
         }
         Ok(set)
     }
 
     pub(super) fn of(&mut self, arena: u32) -> &mut VecDeque<Lane> {
         &mut self.lanes[arena as usize]
+    }
+
+    /// A lane that does nothing. Where all of them were lost to bad blocks the arena may have more.
+    pub(super) fn next(&mut self, arena: &Arena) -> Option<Lane> {
+        let lanes = self.of(arena.number);
+        if lanes.is_empty() {
+            *lanes = arena.lanes.take();
+        }
+        lanes.pop_front()
     }
 }
 

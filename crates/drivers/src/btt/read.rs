@@ -82,23 +82,10 @@ impl Reads {
                 let (arena, lba) = shared.locate(wanted.external);
                 maps.prefetch(arena, lba);
             }
-            for wanted in &mut self.blocks {
-                wanted.look_up(shared, &mut maps);
-            }
+            let blocks = &mut self.blocks;
+            let _published = place.publish(blocks.len(), |at| blocks[at].look_up(shared, &mut maps));
             if let Some(first) = self.blocks.first().and_then(|first| first.source(shared, &section)) {
                 first.prefetch();
-            }
-            let published = place.publish(self.blocks.iter().map(|wanted| wanted.block(shared)));
-            for (at, wanted) in self.blocks.iter_mut().enumerate() {
-                let mut known = wanted.entry;
-                while wanted.block(shared) != Block::NONE {
-                    wanted.look_up(shared, &mut maps);
-                    if wanted.entry == known {
-                        break;
-                    }
-                    known = wanted.entry;
-                    published.replace(at, wanted.block(shared));
-                }
             }
             for (at, wanted) in self.blocks.iter().enumerate() {
                 let job = &mut jobs[wanted.job];
@@ -123,38 +110,29 @@ impl Reads {
 }
 
 impl Wanted {
+    /// Looks it up, and says which block must not be written while it is read.
     #[inline]
-    fn look_up(&mut self, shared: &Shared, maps: &mut Maps<'_>) {
+    fn look_up(&mut self, shared: &Shared, maps: &mut Maps<'_>) -> Block {
         if self.hole {
-            return;
-        }
-        let (arena, lba) = shared.locate(self.external);
-        match maps.of(arena, lba).and_then(|map| map.entry(lba)) {
-            Ok(entry) => {
-                self.entry = entry;
-                self.failed = match entry.state() {
-                    MapState::Normal if entry.block(lba) >= arena.geometry.internal_nlba() => {
-                        Some(out_of_bounds(shared, arena, lba, entry))
-                    }
-                    MapState::Error => Some(Status::Media),
-                    _ => None,
-                };
-            }
-            Err(fault) => {
-                shared.ails();
-                self.failed = Some(fault.into());
-            }
-        }
-    }
-
-    /// What it keeps from being written, if it is going to be read.
-    #[inline]
-    fn block(&self, shared: &Shared) -> Block {
-        if self.failed.is_some() || self.entry.state() != MapState::Normal {
             return Block::NONE;
         }
         let (arena, lba) = shared.locate(self.external);
-        arena.block(self.entry.block(lba))
+        match maps.of(arena, lba).and_then(|map| map.entry(lba)) {
+            Ok(entry) => self.entry = entry,
+            Err(fault) => {
+                shared.ails();
+                self.failed = Some(fault.into());
+                return Block::NONE;
+            }
+        }
+        let block = self.entry.block(lba);
+        match self.entry.state() {
+            MapState::Normal if block < arena.geometry.internal_nlba() => return arena.block(block),
+            MapState::Normal => self.failed = Some(out_of_bounds(shared, arena, lba, self.entry)),
+            MapState::Error => self.failed = Some(Status::Media),
+            MapState::Initial | MapState::Zero => {}
+        }
+        Block::NONE
     }
 
     /// What is going to be read.

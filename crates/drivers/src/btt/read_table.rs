@@ -96,16 +96,29 @@ impl Drop for Place {
 }
 
 impl Place {
-    /// Publishes these blocks, of which there are at most [`AT_ONCE`]. Look at the map again.
-    pub(super) fn publish(&mut self, blocks: impl Iterator<Item = Block>) -> Published<'_> {
+    /// Publishes the blocks that `look_up` finds in the map for the first `count` of what is to be read, at most
+    /// [`AT_ONCE`]. It is asked again until each one is published that it finds last.
+    pub(super) fn publish(&mut self, count: usize, mut look_up: impl FnMut(usize) -> Block) -> Published<'_> {
         let reads = &self.table.places[self.index];
-        let mut count = 0;
-        for (slot, block) in reads.blocks.iter().zip(blocks) {
+        let mut found = [Block::NONE; AT_ONCE];
+        let found = &mut found[..count.min(AT_ONCE)];
+        for (at, (slot, block)) in reads.blocks.iter().zip(found.iter_mut()).enumerate() {
+            *block = look_up(at);
             slot.store(block.0, Ordering::Release);
-            count += 1;
         }
-        reads.count.store(count, Ordering::Release);
+        reads.count.store(found.len() as u64, Ordering::Release);
         fence(Ordering::SeqCst);
+        for (at, (slot, block)) in reads.blocks.iter().zip(found.iter_mut()).enumerate() {
+            while *block != Block::NONE {
+                let again = look_up(at);
+                if again == *block {
+                    break;
+                }
+                *block = again;
+                slot.store(again.0, Ordering::Release);
+                fence(Ordering::SeqCst);
+            }
+        }
         Published { reads }
     }
 }
@@ -114,16 +127,6 @@ impl Place {
 #[derive(Debug)]
 pub(super) struct Published<'p> {
     reads: &'p Reads,
-}
-
-impl Published<'_> {
-    /// The map named another block: publishes that one in place of the `index`th. Look at the map again.
-    pub(super) fn replace(&self, index: usize, block: Block) {
-        if let Some(slot) = self.reads.blocks.get(index) {
-            slot.store(block.0, Ordering::Release);
-            fence(Ordering::SeqCst);
-        }
-    }
 }
 
 impl Drop for Published<'_> {
@@ -141,16 +144,24 @@ mod tests {
         let table = Arc::new(ReadTable::new());
         let (mut one, mut two) = (table.enter().unwrap(), table.enter().unwrap());
         let block = |number| Block::new(1, number);
-        let first = one.publish([5, 6].map(block).into_iter());
-        let second = two.publish([6].map(block).into_iter());
+        let first = one.publish(2, |at| block([5, 6][at]));
+        let second = two.publish(1, |_| block(6));
         assert!(table.reads(block(5)) && table.reads(block(6)) && !table.reads(block(7)));
         assert!(!table.reads(Block::new(0, 5)), "of another arena");
-        first.replace(0, block(7));
-        assert!(table.reads(block(7)) && !table.reads(block(5)));
         drop(first);
-        assert!(table.reads(block(6)) && !table.reads(block(7)));
+        assert!(table.reads(block(6)) && !table.reads(block(5)));
         drop(second);
         assert!(!table.reads(block(6)));
+    }
+
+    #[test]
+    fn what_the_map_says_after_the_publication_counts() {
+        let table = Arc::new(ReadTable::new());
+        let mut place = table.enter().unwrap();
+        let mut answers = [1, 2, 3, 3].into_iter();
+        let _published = place.publish(1, |_| Block::new(0, answers.next().unwrap()));
+        assert!(table.reads(Block::new(0, 3)) && !table.reads(Block::new(0, 1)));
+        assert_eq!(answers.next(), None);
     }
 
     #[test]

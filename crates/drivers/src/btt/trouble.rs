@@ -9,7 +9,7 @@ use pageless_mem::Fault;
 use super::check::Finding;
 
 /// As many are kept.
-const KEPT: usize = 256;
+pub(super) const KEPT: usize = 256;
 
 /// Something is wrong, and what that means for who uses the disk.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]

@@ -30,7 +30,6 @@ use super::lanes::{Lane, PER_QUEUE};
 use super::map::{MapEntry, MapState};
 use super::queue::{Job, LaneSet};
 use super::read_table::ReadTable;
-use super::sync::give_way;
 use super::trouble::Trouble;
 
 /// Requests, and how far they are.
@@ -112,7 +111,7 @@ impl Writes {
         if lanes.of(arena.number).is_empty() {
             self.run(shared, io, lanes, batch);
         }
-        let Some(lane) = lanes.of(arena.number).pop_front() else {
+        let Some(lane) = lanes.next(arena) else {
             // Frozen meanwhile, or all of them lost to bad blocks.
             let status = if arena.frozen() { Status::ReadOnly } else { Status::Media };
             batch.1[job].fail(index, status);
@@ -207,13 +206,14 @@ impl Write {
         let (arena, _) = shared.locate(self.external);
         loop {
             if self.state == State::BadBlock {
-                let Some(other) = lanes.of(arena.number).pop_front() else {
+                let Some(other) = lanes.next(arena) else {
                     return self.fail(jobs, Status::Media, State::Retired);
                 };
                 retire(shared, arena, &std::mem::replace(&mut self.lane, other));
                 self.state = State::Good;
             }
-            find_unread(shared, arena, &mut self.lane, lanes);
+            let read = |block| shared.reads.reads(arena.block(block));
+            self.lane.find_unread(lanes.of(arena.number), read);
             if !self.lane.suspect && !shared.bad(arena, self.lane.free) {
                 return;
             }
@@ -276,22 +276,6 @@ impl Write {
             left -= u64::from(range.len());
         }
         if metadata > 0 { to.zero(metadata).map_err(|error| error.fault) } else { Ok(()) }
-    }
-}
-
-/// Exchanges the lane for one whose free block nobody reads, and waits where there is none: as long as a copy takes.
-fn find_unread(shared: &Shared, arena: &Arena, lane: &mut Lane, lanes: &mut LaneSet) {
-    let mut tried = 0;
-    while shared.reads.reads(arena.block(lane.free)) {
-        let others = lanes.of(arena.number);
-        if let Some(other) = others.pop_front() {
-            others.push_back(std::mem::replace(lane, other));
-        }
-        tried += 1;
-        if tried > others.len() {
-            give_way();
-            tried = 0;
-        }
     }
 }
 

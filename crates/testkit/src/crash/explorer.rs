@@ -101,7 +101,8 @@ impl<'t> Explorer<'t> {
             let may_refuse = point < last;
             Promise { allowed: Rc::clone(&nothing), may_refuse, key: u128::from(may_refuse) << 64 }
         };
-        self.explore(&events, &promise)?;
+        // Most of what is stored then is zeroes, of which there are many.
+        self.explore(&events, &promise, (self.config.per_point / 4).max(8))?;
         self.prepare()
     }
 
@@ -190,7 +191,7 @@ impl<'t> Explorer<'t> {
             may_refuse: false,
             key: u128::from(number) << 32 | Contract::stage(events, point) as u128,
         };
-        self.explore(events, &promise).map_err(|mut failure| {
+        self.explore(events, &promise, self.config.per_point).map_err(|mut failure| {
             let point = failure.cuts.first().map_or(events.len(), |cut| cut.point);
             failure.progress = (0..workload.ops.len()).map(|op| contract.progress(op, point)).collect();
             failure.ops.clone_from(&workload.ops);
@@ -216,16 +217,15 @@ impl<'t> Explorer<'t> {
         let moment = self.medium.moment();
         self.medium.forget_pending();
         events.iter().for_each(|event| self.medium.step(event));
-        let everything = States::of(&mut self.medium).everything();
-        everything.iter().for_each(|(offset, held)| self.medium.put(*offset, &held.content));
+        self.medium.commit_all();
         self.medium.forget_pending();
         self.put_back(self.medium.since(moment).collect());
     }
 
-    fn explore(&mut self, events: &[Event], promise: PromiseAt<'_>) -> Result<(), Box<Failure>> {
+    fn explore(&mut self, events: &[Event], promise: PromiseAt<'_>, most: usize) -> Result<(), Box<Failure>> {
         let moment = self.medium.moment();
         let paused = self.medium.forget_pending();
-        let result = self.walk(events, promise, self.config.depth, self.config.per_point);
+        let result = self.walk(events, promise, self.config.depth, most);
         let changed = self.medium.rewind(moment, paused);
         self.put_back(changed.into_iter().collect());
         result

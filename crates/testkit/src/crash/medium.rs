@@ -207,6 +207,11 @@ impl Medium {
         self.pending.range(first..end).map(|(index, _)| (*index, self.events)).collect()
     }
 
+    /// The power stays on until everything is durable.
+    pub(super) fn commit_all(&mut self) {
+        self.commit_where(|_| true);
+    }
+
     fn commit_where(&mut self, which: impl Fn(&Write) -> bool) {
         let hit = |pending: &Pending| pending.writes.iter().any(&which);
         let indexes: Vec<_> = self.pending.iter().filter(|(_, p)| hit(p)).map(|(index, _)| *index).collect();

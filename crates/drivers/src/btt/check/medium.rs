@@ -4,6 +4,8 @@
 use pageless_mem::{Access, Extent, Extents, Fault, Memory, Reader, Region};
 use zerocopy::{FromBytes, IntoBytes};
 
+use super::{CheckError, Watch};
+
 /// Bytes of one online section, which must stay short.
 const STEP: u64 = 1 << 20;
 
@@ -75,9 +77,9 @@ impl Medium {
         self.reader.confirm().map_err(failed)
     }
 
-    /// The first byte that is not zero.
-    pub fn first_data(&mut self, offset: u64, len: u64) -> Result<Option<u64>, MediumError> {
-        let (mut at, end, mut buf) = (offset, offset + len, Vec::new());
+    /// The first byte of all that is not zero. Whoever watches hears of the progress, and of nothing else.
+    pub fn first_data(&mut self, watch: &mut dyn Watch) -> Result<Option<u64>, CheckError> {
+        let (mut at, end, mut buf) = (0, self.len(), Vec::new());
         while at < end {
             match self.extent(at, end - at) {
                 Extent::Hole(hole) => at += hole,
@@ -89,6 +91,9 @@ impl Medium {
                     }
                     at += buf.len() as u64;
                 }
+            }
+            if watch.progress(at, end).is_break() {
+                return Err(CheckError::Stopped);
             }
         }
         Ok(None)

@@ -107,6 +107,14 @@ pub fn look(medium: &mut Medium, options: CheckOptions, watch: &mut dyn Watch) -
     run(medium, options, Depth::Arenas, watch)
 }
 
+/// Checks the flog and the map of one arena whose info blocks were checked.
+pub(in crate::btt) fn blocks(medium: &mut Medium, arena: &FoundArena, watch: &mut dyn Watch) -> Result<(), CheckError> {
+    let total = arena.info.geometry.map_len();
+    let mut session = Session { medium, watch, counts: Counts::default(), changes: Vec::new(), done: 0, total };
+    let lanes = session.flog(arena)?;
+    session.map(arena, lanes)
+}
+
 /// How much is checked.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 enum Depth {
