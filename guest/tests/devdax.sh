@@ -9,6 +9,7 @@ size=$(cat "/sys/class/dax/$namespace/size" 2>/dev/null || cat "/sys/bus/dax/dev
 spec=dax:/dev/$namespace
 probe "$spec" is=page-backed "bytes=$size" cpu_map=ok short_pin=ok long_pin=ok send=ok send_zerocopy=ok
 
+check_says "what makes a store durable" "flush domain: devdax, .*: (CLWB and fence|CLFLUSHOPT and fence|CLFLUSH)" pageless region probe "$spec"
 dd if=/dev/urandom of=data bs=4096 count=$((size / 4096)) 2>/dev/null
 check_says "copy a file into it" '"verified":true' pageless copy file:data "$spec" --verify --json
 check_says "without a bounce" "\"direct\":$size,\"bounce\":0" pageless copy file:data "$spec" --json

@@ -14,6 +14,8 @@ for filesystem in ext4 xfs; do
     check_says "$filesystem: without a bounce" '"direct":33554432,"bounce":0' pageless copy file:data "$spec" --json
     probe "$spec" cpu_map=ok short_pin=ok long_pin=EOPNOTSUPP
     probe_flag "$spec" sf
+    check_says "$filesystem: what makes a store durable" "flush domain: MAP_SYNC mapping of a DAX file, .*: (CLWB and fence|CLFLUSHOPT and fence|CLFLUSH)" \
+        pageless region probe "$spec"
     check "$filesystem: the file system reads what was stored" cmp -n 33554432 data /mnt/dax/disk
     check_says "$filesystem: copy back" '"verified":true' pageless copy "$spec" file:back-$filesystem,size=64M --verify --json
 

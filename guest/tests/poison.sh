@@ -19,6 +19,8 @@ check "mount it again" mount -t ext4 -o dax=always "/dev/$namespace" /mnt/dax
 expect_fail "the kernel itself cannot read it" "Input/output error" dd if=/mnt/dax/disk of=/dev/null bs=4096 skip=$((bad / 4096)) count=1
 
 spec=pmem:/mnt/dax/disk
+check_says "the list is shown before anybody touches it" "bad: 4096 bytes at $bad \(the kernel's badblocks\)" pageless region probe $spec
+check_says "and for programs" "\"bad\":\[\{\"offset\":$bad,\"bytes\":4096," pageless region probe $spec --json
 expect_fail "a copy by the CPU ends at that very byte" "at byte $bad: media error" pageless copy $spec ram:16M
 expect_fail "a direct one at the first transfer that has it" "at byte $bad: media error" pageless copy $spec file:out,size=16M --block 4K
 serve $spec
@@ -29,6 +31,16 @@ expect_fail "so is a read across it" "Input/output error" qemu-io -f raw "$uri" 
 check "a write beside it is taken" qemu-io -f raw "$uri" -c "write -P 0x5a $((bad - 4096)) 4096" -c "read -P 0x5a $((bad - 4096)) 4096"
 expect_fail "nbdcopy is told" "Input/output error" nbdcopy "$uri" copied
 check "the server goes on" qemu-io -f raw "$uri" -c "read 0 4M" -c flush
+expect_fail "a write to a part of it leaves it bad" "Input/output error" qemu-io -f raw "$uri" -c "write -P 0x77 $bad 512"
+qemu-io -f raw "$uri" -c "write -P 0x77 $bad 4096" >overwritten 2>&1 || true
+echo "overwritten whole: $(grep -v bytes/sec overwritten | head -n 1); on the list then: $(cat "/sys/block/$namespace/badblocks")"
+# No kernel clears it in place here (the device has no ARS): what works is that the file system puts the block elsewhere.
+if grep -q "Input/output error" overwritten; then
+    expect_fail "what could not be cleared is still an I/O error" "Input/output error" qemu-io -f raw "$uri" -c "read $bad 4096"
+else
+    check "what was cleared holds what was written" qemu-io -f raw "$uri" -c "read -P 0x77 $bad 4096"
+fi
+check "nothing else was touched" qemu-io -f raw "$uri" -c "read -P 0x5a $((bad - 4096)) 4096"
 stop_serving
 
 # A BTT whose one written sector goes bad: that sector fails, and a write of it goes elsewhere and heals it.
@@ -63,10 +75,16 @@ check "tmpfs: a page goes bad" hwpoison /dev/shm/disk $bad
 check "tmpfs: what lies before it is read" qemu-io -f raw "$uri" -c "read -P 0x5a 0 $bad"
 check "tmpfs: what lies behind it is read" qemu-io -f raw "$uri" -c "read -P 0x5a $((bad + 4096)) 4M"
 expect_fail "tmpfs: the bad page is an I/O error" "Input/output error" qemu-io -f raw "$uri" -c "read $bad 4096"
+touched=$(grep -c BUS_MCEERR_AR signals)
 expect_fail "tmpfs: so is a read across it" "Input/output error" qemu-io -f raw "$uri" -c "read $((bad - 4096)) 12k"
 check_says "tmpfs: it was a SIGBUS for memory that failed" "SIGBUS.*BUS_MCEERR_AR" cat signals
 check "tmpfs: the server lives" kill -0 "$server"
 check "tmpfs: a write beside it is taken" qemu-io -f raw "$uri" -c "write -P 0xa5 $((bad + 4096)) 4096" -c "read -P 0xa5 $((bad + 4096)) 4096"
+expect_fail "tmpfs: a write to a part of it leaves it bad" "Input/output error" qemu-io -f raw "$uri" -c "write -P 0x77 $bad 512"
+check "tmpfs: overwritten whole it is sound again" qemu-io -f raw "$uri" -c "write -P 0x77 $bad 4096" -c "read -P 0x77 $bad 4096"
+check_equal "tmpfs: nobody touched it after the first time" "$touched" "$(grep -c BUS_MCEERR_AR signals)"
 kill -INT "$server"
 check "tmpfs: the server ends well" wait $tracer
+check "tmpfs: a copy has all of it" pageless copy pmem:/dev/shm/disk ram:16M --verify
+check "tmpfs: the page goes bad once more" hwpoison /dev/shm/disk $bad
 expect_fail "tmpfs: a copy ends at that very byte" "at byte $bad: media error" pageless copy pmem:/dev/shm/disk ram:16M
