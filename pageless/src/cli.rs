@@ -287,7 +287,7 @@ while it looked: it says whether anything was changed.
 Examples:
   pageless btt repair /mnt/pm/disk.btt
   pageless btt repair /mnt/pm/disk.btt --apply
-  pageless btt repair /dev/pmem0 --apply --undo /root/pmem0.undo --json")]
+  pageless btt repair /dev/pmem0 --apply --undo pmem0.undo --json")]
 pub(crate) struct BttRepairArgs {
     #[command(flatten)]
     pub(crate) place: BttPlace,
