@@ -2,7 +2,7 @@
 //! The crash explorer: what a device makes of every state that a power cut may leave.
 //!
 //! # Words
-//! A *recording* is what shipped code did to a region: stores, write-backs, fences, syncs ([`record`]). A *cut* ends it after
+//! A *recording* is what shipped code did to a region: stores, write-backs, fences, syncs ([`mod@record`]). A *cut* ends it after
 //! one of its events. A *granule* is what keeps its stores in order: a cache line, or a page of the page cache. A *state* is
 //! what the medium holds after a cut: for each granule one of what it may. Of 8 aligned bytes power leaves all or none
 //! (Intel SDM 3A, *Guaranteed Atomic Operations*, which persistent memory keeps across power).
