@@ -45,6 +45,15 @@ struct Slot {
     born: u64,
 }
 
+impl Slot {
+    /// By the reader, the only one to store here: so this is no atomic read-modify-write, and one instruction. Release, so
+    /// that who reads the counter has also seen the section before.
+    #[inline]
+    fn change(&self, next: impl FnOnce(u64) -> u64) {
+        self.count.store(next(self.count.load(Ordering::Relaxed)), Ordering::Release);
+    }
+}
+
 #[derive(Debug, Default)]
 struct Slots {
     /// In the order of birth.
@@ -112,7 +121,7 @@ impl<T> Published<T> {
         slots.born += 1;
         slots.living.push(Arc::clone(&slot));
         drop(slots);
-        Reader { shared: Arc::clone(self), slot }
+        Reader { asymmetric: self.asymmetric, shared: Arc::clone(self), slot }
     }
 
     /// Replaces the value. The old one is dropped after its grace period, by a later [`reclaim`](Published::reclaim).
@@ -172,13 +181,6 @@ impl<T> Published<T> {
         true
     }
 
-    fn light_barrier(&self) {
-        #[cfg(not(loom))]
-        if self.asymmetric {
-            return compiler_fence(Ordering::SeqCst);
-        }
-        full_barrier();
-    }
 }
 
 impl<T> Drop for Published<T> {
@@ -201,6 +203,8 @@ impl<T> fmt::Debug for Published<T> {
 pub struct Reader<T> {
     shared: Arc<Published<T>>,
     slot: Arc<Slot>,
+    /// What `shared` says, without a way there.
+    asymmetric: bool,
 }
 
 impl<T> Reader<T> {
@@ -208,12 +212,19 @@ impl<T> Reader<T> {
     #[inline]
     pub fn online(&mut self) -> Guard<'_, T> {
         // Odd already where a guard was leaked while online, whose borrow has ended: then the two sections count as one.
-        let online = self.slot.count.load(Ordering::Relaxed) | 1;
-        // Release, so that who reads this counter has also seen the section before.
-        self.slot.count.store(online, Ordering::Release);
-        self.shared.light_barrier();
+        self.slot.change(|count| count | 1);
+        self.light_barrier();
         let value = self.shared.current.load(Ordering::Acquire);
-        Guard { value, slot: &self.slot, next: online + 1, not_send: PhantomData }
+        Guard { value, slot: &self.slot, not_send: PhantomData }
+    }
+
+    #[inline]
+    fn light_barrier(&self) {
+        #[cfg(not(loom))]
+        if self.asymmetric {
+            return compiler_fence(Ordering::SeqCst);
+        }
+        full_barrier();
     }
 
     /// What it reads.
@@ -225,8 +236,7 @@ impl<T> Reader<T> {
 impl<T> Drop for Reader<T> {
     fn drop(&mut self) {
         // A guard that was leaked left the slot odd; nothing borrows from it any more once the reader itself goes.
-        let seen = self.slot.count.load(Ordering::Relaxed);
-        self.slot.count.store(seen + 1 + (seen + 1) % 2, Ordering::Release);
+        self.slot.change(|seen| seen + 1 + (seen + 1) % 2);
         lock(&self.shared.slots).living.retain(|slot| !Arc::ptr_eq(slot, &self.slot));
     }
 }
@@ -238,7 +248,6 @@ impl<T> Drop for Reader<T> {
 pub struct Guard<'r, T> {
     value: *const T,
     slot: &'r Slot,
-    next: u64,
     not_send: PhantomData<*const T>,
 }
 
@@ -263,7 +272,7 @@ impl<T> Deref for Guard<'_, T> {
 impl<T> Drop for Guard<'_, T> {
     #[inline]
     fn drop(&mut self) {
-        self.slot.count.store(self.next, Ordering::Release);
+        self.slot.change(|online| online + 1);
     }
 }
 
