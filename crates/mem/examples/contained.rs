@@ -29,6 +29,10 @@ pub fn main() -> Result<(), Error> {
         let stopped = pageless_mem::copy(&mut source.reader(), &mut writer).expect_err("half of the file is gone");
         assert_eq!((stopped.moved as u64, stopped.fault), (FRAME_SIZE, Fault::Media));
     }
+    // Inlined a second time, in a function that nobody else calls.
+    let mut bytes = vec![0; 8192];
+    let stopped = source.reader().read(&mut bytes).expect_err("half of the file is gone");
+    assert_eq!((stopped.moved as u64, stopped.fault), (FRAME_SIZE, Fault::Media));
     let word = source.cell::<u32>(4096).map(|cell| cell.load());
     assert_eq!(word, Some(Err(Fault::Media)));
     println!("contained: 4096 of 8192 bytes moved, then {:?}", Fault::Media);

@@ -11,10 +11,9 @@
 use std::arch::global_asm;
 use std::marker::PhantomData;
 
-use pageless_sys::fault::FaultRange;
-
 use crate::bad::{self, BadSource};
 use crate::error::Fault;
+use crate::fault::may_fault;
 use crate::region::Inner;
 use crate::{Access, fault, persist};
 
@@ -66,6 +65,7 @@ macro_rules! routines {
                 concat!("    ", $load_insn),
                 concat!($load, "_past:"),
                 "    ret",
+                may_fault!(concat!($load, "_at"), concat!($load, "_past"), "pageless_mem_cell_landing"),
                 ".p2align 4",
                 concat!(".globl ", $store), concat!(".hidden ", $store), concat!($store, ":"),
                 "    xor edx, edx",
@@ -73,6 +73,7 @@ macro_rules! routines {
                 concat!("    ", $store_insn),
                 concat!($store, "_past:"),
                 "    ret",
+                may_fault!(concat!($store, "_at"), concat!($store, "_past"), "pageless_mem_cell_landing"),
                 ".p2align 4",
                 concat!(".globl ", $or), concat!(".hidden ", $or), concat!($or, ":"),
                 "    xor edx, edx",
@@ -85,6 +86,7 @@ macro_rules! routines {
                 "    jnz 2b",
                 concat!($or, "_past:"),
                 "    ret",
+                may_fault!(concat!($or, "_at"), concat!($or, "_past"), "pageless_mem_cell_landing"),
             )*
             "pageless_mem_cell_landing:",
             "    mov rdx, r8",
@@ -117,29 +119,15 @@ mod sealed {
 /// A width that a [`Cell`] can have: `u16`, `u32`, `u64`.
 pub trait Word: sealed::Routines {}
 
-unsafe extern "C" {
-    static pageless_mem_cell_landing: u8;
-}
-
 macro_rules! width {
-    ($($word:ident $load:ident $load_at:ident $load_past:ident $store:ident $store_at:ident $store_past:ident $or:ident $or_at:ident $or_past:ident)*) => {
+    ($($word:ident $load:ident $store:ident $or:ident)*) => {
         unsafe extern "C" {
             $(
                 fn $load(addr: usize) -> Outcome;
                 fn $store(addr: usize, value: u64) -> Outcome;
                 fn $or(addr: usize, value: u64) -> Outcome;
-                static $load_at: u8; static $load_past: u8;
-                static $store_at: u8; static $store_past: u8;
-                static $or_at: u8; static $or_past: u8;
             )*
         }
-
-        /// Where these routines may fault.
-        pub(crate) static FAULT_RANGES: &[FaultRange] = &[$(
-            FaultRange { start: &raw const $load_at, end: &raw const $load_past, landing: &raw const pageless_mem_cell_landing },
-            FaultRange { start: &raw const $store_at, end: &raw const $store_past, landing: &raw const pageless_mem_cell_landing },
-            FaultRange { start: &raw const $or_at, end: &raw const $or_past, landing: &raw const pageless_mem_cell_landing },
-        )*];
 
         $(
             impl sealed::Routines for $word {
@@ -176,15 +164,9 @@ fn narrow<T: TryFrom<u64> + Default>(value: u64) -> T {
 }
 
 width! {
-    u16 pageless_mem_load16 pageless_mem_load16_at pageless_mem_load16_past
-        pageless_mem_store16 pageless_mem_store16_at pageless_mem_store16_past
-        pageless_mem_or16 pageless_mem_or16_at pageless_mem_or16_past
-    u32 pageless_mem_load32 pageless_mem_load32_at pageless_mem_load32_past
-        pageless_mem_store32 pageless_mem_store32_at pageless_mem_store32_past
-        pageless_mem_or32 pageless_mem_or32_at pageless_mem_or32_past
-    u64 pageless_mem_load64 pageless_mem_load64_at pageless_mem_load64_past
-        pageless_mem_store64 pageless_mem_store64_at pageless_mem_store64_past
-        pageless_mem_or64 pageless_mem_or64_at pageless_mem_or64_past
+    u16 pageless_mem_load16 pageless_mem_store16 pageless_mem_or16
+    u32 pageless_mem_load32 pageless_mem_store32 pageless_mem_or32
+    u64 pageless_mem_load64 pageless_mem_store64 pageless_mem_or64
 }
 
 /// Stores to an aligned word without changing it, and says whether it could. Safe in a signal handler, unlike a cell.

@@ -15,15 +15,16 @@
 pub(crate) mod ahead;
 pub(crate) mod stream;
 
-use std::arch::global_asm;
+use std::arch::asm;
 
 use pageless_sys::cpu::WriteBack;
-use pageless_sys::fault::{FaultRange, POISONED};
+use pageless_sys::fault::POISONED;
 
 use crate::Fault;
 use crate::bad::BadSource;
 use crate::cursor::{MemReader, MemWriter};
 use crate::error::CopyError;
+use crate::fault::may_fault;
 use stream::{Width, stream, write_back_stored};
 
 pub(crate) use stream::write_back;
@@ -67,72 +68,53 @@ struct Stopped {
     source: BadSource,
 }
 
-// Each routine: System V arguments, result in rax:rdx. The handler of `sys::fault` resumes at the landing pad of the
-// range that faulted, with the fault address in r8.
-global_asm!(
-    ".pushsection .text.pageless_mem_copy,\"ax\",@progbits",
-    // pageless_mem_copy(dst, src, len)
-    ".p2align 6",
-    ".globl pageless_mem_copy",
-    ".hidden pageless_mem_copy",
-    ".type pageless_mem_copy,@function",
-    "pageless_mem_copy:",
-    "    mov rcx, rdx",
-    "pageless_mem_copy_at:",
-    "    rep movsb",
-    "pageless_mem_copy_past:",
-    "    xor eax, eax",
-    "    ret",
-    "pageless_mem_copy_landing:",
-    "    mov rax, rcx",
-    "    mov rdx, r8",
-    "    ret",
-    ".size pageless_mem_copy, . - pageless_mem_copy",
-    // pageless_mem_zero(dst, len)
-    ".p2align 6",
-    ".globl pageless_mem_zero",
-    ".hidden pageless_mem_zero",
-    ".type pageless_mem_zero,@function",
-    "pageless_mem_zero:",
-    "    mov rcx, rsi",
-    "    xor eax, eax",
-    "pageless_mem_zero_at:",
-    "    rep stosb",
-    "pageless_mem_zero_past:",
-    "    ret",
-    "pageless_mem_zero_landing:",
-    "    mov rax, rcx",
-    "    mov rdx, r8",
-    "    ret",
-    ".size pageless_mem_zero, . - pageless_mem_zero",
-    ".popsection",
-);
+// What follows is inlined where a copy is called for. The handler of `sys::fault` goes on behind the instruction that
+// faulted, with the fault address in r8; the instruction keeps count itself.
 
-unsafe extern "C" {
-    fn pageless_mem_copy(dst: usize, src: usize, len: usize) -> Outcome;
-    fn pageless_mem_zero(dst: usize, len: usize) -> Outcome;
+/// Moves bytes, up to the very one that faults.
+///
+/// # Safety
+/// Both runs lie in windows (module doc).
+#[inline(always)]
+unsafe fn move_bytes(dst: usize, src: usize, len: usize) -> Outcome {
+    let (left, fault_address): (usize, usize);
+    // SAFETY: by the caller; nothing but the two runs is touched, and a fault ends the instruction.
+    unsafe {
+        asm!(
+            "2: rep movsb",
+            "3:",
+            may_fault!("2b", "3b", "3b"),
+            inout("rcx") len => left,
+            inout("rdi") dst => _,
+            inout("rsi") src => _,
+            out("r8") fault_address,
+            options(nostack, preserves_flags),
+        );
+    }
+    Outcome { left, fault_address }
 }
 
-macro_rules! ranges {
-    ($($at:ident $past:ident $landing:ident)*) => {
-        unsafe extern "C" { $(static $at: u8; static $past: u8;)* }
-        /// Where these routines may fault.
-        pub(crate) static FAULT_RANGES: &[FaultRange] = &[$(FaultRange {
-            start: &raw const $at,
-            end: &raw const $past,
-            landing: &raw const $landing,
-        },)*];
-    };
-}
-
-unsafe extern "C" {
-    static pageless_mem_copy_landing: u8;
-    static pageless_mem_zero_landing: u8;
-}
-
-ranges! {
-    pageless_mem_copy_at pageless_mem_copy_past pageless_mem_copy_landing
-    pageless_mem_zero_at pageless_mem_zero_past pageless_mem_zero_landing
+/// Stores zeroes, up to the very byte that faults.
+///
+/// # Safety
+/// The run lies in a window (module doc).
+#[inline(always)]
+unsafe fn zero_bytes(dst: usize, len: usize) -> Outcome {
+    let (left, fault_address): (usize, usize);
+    // SAFETY: by the caller; nothing but the run is touched, and a fault ends the instruction.
+    unsafe {
+        asm!(
+            "2: rep stosb",
+            "3:",
+            may_fault!("2b", "3b", "3b"),
+            inout("rcx") len => left,
+            inout("rdi") dst => _,
+            in("al") 0_u8,
+            out("r8") fault_address,
+            options(nostack, preserves_flags),
+        );
+    }
+    Outcome { left, fault_address }
 }
 
 /// Moves as many bytes as both sides have. The runs should not overlap: where they do, the destination holds some mix.
@@ -195,7 +177,7 @@ fn store(from: &MemReader<'_>, to: &MemWriter<'_>, len: usize, streaming: bool) 
         unsafe { stream(Width::best(), to.addr, from.addr, len) }
     } else {
         // SAFETY: both runs lie in windows (module doc).
-        unsafe { pageless_mem_copy(to.addr, from.addr, len) }
+        unsafe { move_bytes(to.addr, from.addr, len) }
     }
 }
 
@@ -205,7 +187,7 @@ fn store(from: &MemReader<'_>, to: &MemWriter<'_>, len: usize, streaming: bool) 
 fn finish(from: &mut MemReader<'_>, to: &mut MemWriter<'_>, len: usize, outcome: Outcome) -> Result<usize, CopyError> {
     let result = after_fault(to, len - outcome.left, len, |to_addr, done, left| {
         // SAFETY: both runs lie in windows (module doc); the bytes before `done` are moved.
-        unsafe { pageless_mem_copy(to_addr, from.addr + done, left) }
+        unsafe { move_bytes(to_addr, from.addr + done, left) }
     })
     .map_err(|Stopped { moved, fault, source }| CopyError {
         moved,
@@ -227,14 +209,14 @@ pub(crate) fn zero(to: &mut MemWriter<'_>, len: usize) -> Result<usize, CopyErro
     #[cfg(feature = "testing")]
     let recorded = record::storing(to.addr, len, false);
     // SAFETY: the run lies in a window (module doc).
-    let outcome = unsafe { pageless_mem_zero(to.addr, len) };
+    let outcome = unsafe { zero_bytes(to.addr, len) };
     #[cfg(feature = "testing")]
     drop(recorded);
     let result = match outcome.left {
         0 => Ok(len),
         left => after_fault(to, len - left, len, |to_addr, _, left| {
             // SAFETY: the run lies in a window (module doc).
-            unsafe { pageless_mem_zero(to_addr, left) }
+            unsafe { zero_bytes(to_addr, left) }
         })
         .map_err(|Stopped { moved, fault, .. }| CopyError { moved, fault: fault.unwrap_or(Fault::Media) }),
     };

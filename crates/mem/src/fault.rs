@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
+#![allow(unsafe_code, reason = "finds the fault table and vouches for it")]
 //! Contained faults: what they mean, and what can be done about them (I7).
 //!
 //! A load that faults is [`Fault::Media`]. A store that faults may stand before a hole of a file: the block is asked
@@ -7,6 +8,7 @@
 //! What no signal reports is not caught here: the tail of a file's last page after a truncation, a file that shrinks and
 //! grows again, a removed device that reads as zeroes or ones.
 
+use pageless_sys::fault::FaultRange;
 use pageless_sys::file::FallocMode;
 
 use crate::bad::{self, BadSource};
@@ -16,15 +18,55 @@ use crate::region::Inner;
 use crate::table::Resolved;
 use crate::{Access, Error, Fault};
 
-/// Puts the copy routines under containment, once per process.
-#[expect(unsafe_code, reason = "vouches for the fault table of the copy routines")]
+/// Notes, in assembly, that the instructions from label `$at` to label `$past` may fault and that it then goes on at label
+/// `$landing`, with the fault address in r8: what [`pageless_sys::fault`] says. The table is a section of which each copy of
+/// inlined assembly has its own part, and `R` keeps the linker from dropping parts to which no symbol leads.
+macro_rules! may_fault {
+    ($at:expr, $past:expr, $landing:expr) => {
+        concat!(
+            ".pushsection pageless_faults,\"aR\",@progbits\n",
+            ".balign 4\n",
+            ".long ",
+            $at,
+            " - .\n",
+            ".long ",
+            $past,
+            " - .\n",
+            ".long ",
+            $landing,
+            " - .\n",
+            ".popsection"
+        )
+    };
+}
+
+pub(crate) use may_fault;
+
+/// The table of what [`may_fault`] noted.
+fn table() -> &'static [FaultRange] {
+    let (start, end): (*const FaultRange, *const FaultRange);
+    // SAFETY: computes two addresses that the linker defines, for this program or library alone.
+    unsafe {
+        std::arch::asm!(
+            ".hidden __start_pageless_faults",
+            ".hidden __stop_pageless_faults",
+            "lea {start}, [rip + __start_pageless_faults]",
+            "lea {end}, [rip + __stop_pageless_faults]",
+            start = out(reg) start,
+            end = out(reg) end,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    let ranges = (end.addr() - start.addr()) / size_of::<FaultRange>();
+    // SAFETY: between the two lies what `may_fault` wrote, three words each, and never changes.
+    unsafe { std::slice::from_raw_parts(start, ranges) }
+}
+
+/// Puts the code that touches region memory under containment, once per process.
 pub(crate) fn install() -> Result<(), Error> {
-    use crate::copy;
-    static ROUTINES: &[&[pageless_sys::fault::FaultRange]] =
-        &[copy::FAULT_RANGES, copy::ahead::FAULT_RANGES, copy::stream::FAULT_RANGES, crate::cell::FAULT_RANGES];
-    // SAFETY: each landing pad of `copy` and `cell` belongs to the routine of its range and computes its result from registers
+    // SAFETY: each landing pad of `copy` and `cell` belongs to the code of its range and computes its result from registers
     // that hold at every instruction of the range; r8 is free in all of them.
-    unsafe { pageless_sys::fault::install(ROUTINES) }.map_err(Error::Sys)
+    unsafe { pageless_sys::fault::install(table()) }.map_err(Error::Sys)
 }
 
 /// A store faulted at byte `offset` of a region, and `left` bytes of it are to come. `Ok`: it is worth one more try.

@@ -180,7 +180,6 @@ impl<T> Published<T> {
         fence(Ordering::SeqCst);
         true
     }
-
 }
 
 impl<T> Drop for Published<T> {

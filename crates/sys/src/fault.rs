@@ -16,21 +16,29 @@ use std::sync::OnceLock;
 use crate::Error;
 use crate::error::check;
 
-/// Instructions in `[start, end)` may fault; execution then goes on at `landing`.
-#[derive(Debug, Copy, Clone)]
+/// Instructions in `[start, end)` may fault; execution then goes on at `landing`. As the assembler writes it: each is how
+/// far the place is from the field itself, so that the table is the same wherever it is loaded.
+#[derive(Debug)]
+#[repr(C)]
 pub struct FaultRange {
     /// First instruction.
-    pub start: *const u8,
+    start: i32,
     /// Past the last instruction.
-    pub end: *const u8,
+    end: i32,
     /// Where to go on.
-    pub landing: *const u8,
+    landing: i32,
 }
 
-// SAFETY: three code addresses that are compared and jumped to, never dereferenced.
-unsafe impl Sync for FaultRange {}
-// SAFETY: as above.
-unsafe impl Send for FaultRange {}
+impl FaultRange {
+    fn holds(&self, ip: usize) -> bool {
+        (place(&self.start)..place(&self.end)).contains(&ip)
+    }
+}
+
+/// What a field of a range means.
+fn place(distance: &i32) -> usize {
+    ptr::from_ref(distance).addr().wrapping_add_signed(*distance as isize)
+}
 
 const SIGNALS: [i32; 2] = [libc::SIGSEGV, libc::SIGBUS];
 
@@ -45,15 +53,15 @@ const BUS_MCEERR_AO: i32 = 5;
 
 // Reading an initialised OnceLock is one atomic load: fit for a signal handler.
 static PREVIOUS: [OnceLock<libc::sigaction>; 2] = [const { OnceLock::new() }; 2];
-static RANGES: OnceLock<&'static [&'static [FaultRange]]> = OnceLock::new();
+static RANGES: OnceLock<&'static [FaultRange]> = OnceLock::new();
 static INSTALLED: OnceLock<Result<(), Error>> = OnceLock::new();
 
 /// Installs the handler with this table, once per process; later calls change nothing.
 ///
 /// # Safety
-/// Each landing pad must be part of the same routine as its range and correct for every state in which an instruction
+/// The table must be what the assembler wrote. Each landing pad must be part of the same code as its range and correct for every state in which an instruction
 /// of the range can fault, given that `r8` then holds the fault address, marked or not.
-pub unsafe fn install(table: &'static [&'static [FaultRange]]) -> Result<(), Error> {
+pub unsafe fn install(table: &'static [FaultRange]) -> Result<(), Error> {
     *INSTALLED.get_or_init(|| {
         RANGES.get_or_init(|| table);
         PREVIOUS.iter().zip(SIGNALS).try_for_each(|(previous, signal)| hook(previous, signal))
@@ -97,11 +105,8 @@ extern "C" fn handle(signal: i32, info: *mut libc::siginfo_t, context: *mut libc
 fn resume(info: *mut libc::siginfo_t, context: *mut libc::c_void, poisoned: bool) -> bool {
     // SAFETY: the kernel passes a live ucontext to a SA_SIGINFO handler, and nobody else has it.
     let registers = unsafe { &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs };
-    let ip = registers[libc::REG_RIP as usize].cast_unsigned();
-    let ranges = RANGES.get().copied().unwrap_or_default();
-    let Some(range) =
-        ranges.iter().copied().flatten().find(|range| (range.start as u64..range.end as u64).contains(&ip))
-    else {
+    let ip = registers[libc::REG_RIP as usize].cast_unsigned() as usize;
+    let Some(range) = RANGES.get().copied().unwrap_or_default().iter().find(|range| range.holds(ip)) else {
         return false;
     };
     // SAFETY: the kernel passes a live siginfo.
@@ -110,7 +115,7 @@ fn resume(info: *mut libc::siginfo_t, context: *mut libc::c_void, poisoned: bool
     let address = unsafe { info.si_addr() } as usize;
     let address = if poisoned { address | POISONED } else { address };
     registers[libc::REG_R8 as usize] = (address as u64).cast_signed();
-    registers[libc::REG_RIP as usize] = (range.landing as u64).cast_signed();
+    registers[libc::REG_RIP as usize] = (place(&range.landing) as u64).cast_signed();
     true
 }
 

@@ -8,11 +8,10 @@
 
 use std::arch::global_asm;
 
-use pageless_sys::fault::FaultRange;
-
 use super::{Outcome, copy, finish};
 use crate::cursor::{MemReader, MemWriter};
 use crate::error::CopyError;
+use crate::fault::may_fault;
 use crate::kmap::Kmap;
 #[cfg(feature = "testing")]
 use crate::testing::record;
@@ -72,31 +71,13 @@ global_asm!(
     "    ret",
     ".size pageless_mem_ahead, . - pageless_mem_ahead",
     ".popsection",
+    may_fault!("pageless_mem_ahead_loop_at", "pageless_mem_ahead_loop_past", "pageless_mem_ahead_loop_landing"),
+    may_fault!("pageless_mem_ahead_tail_at", "pageless_mem_ahead_tail_past", "pageless_mem_ahead_tail_landing"),
 );
 
 unsafe extern "C" {
     fn pageless_mem_ahead(dst: usize, src: usize, len: usize, next: usize) -> Outcome;
-    static pageless_mem_ahead_loop_at: u8;
-    static pageless_mem_ahead_loop_past: u8;
-    static pageless_mem_ahead_loop_landing: u8;
-    static pageless_mem_ahead_tail_at: u8;
-    static pageless_mem_ahead_tail_past: u8;
-    static pageless_mem_ahead_tail_landing: u8;
 }
-
-/// Where the routine may fault.
-pub(crate) static FAULT_RANGES: &[FaultRange] = &[
-    FaultRange {
-        start: &raw const pageless_mem_ahead_loop_at,
-        end: &raw const pageless_mem_ahead_loop_past,
-        landing: &raw const pageless_mem_ahead_loop_landing,
-    },
-    FaultRange {
-        start: &raw const pageless_mem_ahead_tail_at,
-        end: &raw const pageless_mem_ahead_tail_past,
-        landing: &raw const pageless_mem_ahead_tail_landing,
-    },
-];
 
 /// As [`copy()`](fn@copy), and has what `next` shows fetched meanwhile. Of `next` nothing is read, and it never faults.
 #[inline]

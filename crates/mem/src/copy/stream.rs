@@ -9,9 +9,16 @@
 use std::arch::{global_asm, is_x86_feature_detected};
 
 use pageless_sys::cpu::WriteBack;
-use pageless_sys::fault::FaultRange;
 
 use super::Outcome;
+use crate::fault::may_fault;
+
+/// The label of a part of a routine.
+macro_rules! part {
+    ($name:ident $part:literal) => {
+        concat!(stringify!($name), "_", $part)
+    };
+}
 
 /// One streaming routine: System V arguments `(dst, src, len)`, result in rax:rdx. `clear` leaves the vector unit as it was.
 macro_rules! streams {
@@ -32,9 +39,9 @@ macro_rules! streams {
                 "    cmp rcx, r9",
                 "    cmova rcx, r9",
                 "    sub r9, rcx",
-                concat!(stringify!($name), "_head_at:"),
+                concat!(part!($name "head_at"), ":"),
                 "    rep movsb",
-                concat!(stringify!($name), "_head_past:"),
+                concat!(part!($name "head_past"), ":"),
                 // Four lines at a time; r9 is what comes after them.
                 "2:  mov rcx, r9",
                 "    shr rcx, 8",
@@ -42,9 +49,9 @@ macro_rules! streams {
                 "    and r9d, 255",
                 ".p2align 5",
                 "3:",
-                concat!(stringify!($name), "_wide_at:"),
+                concat!(part!($name "wide_at"), ":"),
                 $($wide,)*
-                concat!(stringify!($name), "_wide_past:"),
+                concat!(part!($name "wide_past"), ":"),
                 "    add rsi, 256",
                 "    add rdi, 256",
                 "    dec rcx",
@@ -54,9 +61,9 @@ macro_rules! streams {
                 "    jz 6f",
                 "    and r9d, 63",
                 "5:",
-                concat!(stringify!($name), "_block_at:"),
+                concat!(part!($name "block_at"), ":"),
                 $($block,)*
-                concat!(stringify!($name), "_block_past:"),
+                concat!(part!($name "block_past"), ":"),
                 "    add rsi, 64",
                 "    add rdi, 64",
                 "    dec ecx",
@@ -65,22 +72,26 @@ macro_rules! streams {
                 "    test ecx, ecx",
                 "    jz 7f",
                 "    xor r9d, r9d",
-                concat!(stringify!($name), "_tail_at:"),
+                concat!(part!($name "tail_at"), ":"),
                 "    rep movsb",
-                concat!(stringify!($name), "_tail_past:"),
+                concat!(part!($name "tail_past"), ":"),
                 "7:  xor eax, eax",
                 $clear,
                 "    ret",
-                concat!(stringify!($name), "_wide_landing:"),
+                concat!(part!($name "wide_landing"), ":"),
                 "    shl rcx, 2",
-                concat!(stringify!($name), "_block_landing:"),
+                concat!(part!($name "block_landing"), ":"),
                 "    shl rcx, 6",
-                concat!(stringify!($name), "_edge_landing:"),
+                concat!(part!($name "edge_landing"), ":"),
                 "    lea rax, [rcx + r9]",
                 "    mov rdx, r8",
                 $clear,
                 "    ret",
                 concat!(".size ", stringify!($name), ", . - ", stringify!($name)),
+                may_fault!(part!($name "head_at"), part!($name "head_past"), part!($name "edge_landing")),
+                may_fault!(part!($name "wide_at"), part!($name "wide_past"), part!($name "wide_landing")),
+                may_fault!(part!($name "block_at"), part!($name "block_past"), part!($name "block_landing")),
+                may_fault!(part!($name "tail_at"), part!($name "tail_past"), part!($name "edge_landing")),
             )*
             ".popsection",
         );
@@ -162,51 +173,13 @@ global_asm!(
     "    mov rdx, r8",
     "    ret",
     ".popsection",
+    may_fault!("pageless_mem_flush_at", "pageless_mem_flush_past", "pageless_mem_flush_landing"),
 );
 
 unsafe extern "C" {
     fn pageless_mem_clwb(first: usize, end: usize) -> Outcome;
     fn pageless_mem_clflushopt(first: usize, end: usize) -> Outcome;
     fn pageless_mem_clflush(first: usize, end: usize) -> Outcome;
-}
-
-macro_rules! ranges {
-    ($($at:ident $past:ident $landing:ident)*) => {
-        unsafe extern "C" { $(static $at: u8; static $past: u8;)* }
-        /// Where these routines may fault.
-        pub(crate) static FAULT_RANGES: &[FaultRange] = &[$(FaultRange {
-            start: &raw const $at,
-            end: &raw const $past,
-            landing: &raw const $landing,
-        },)*];
-    };
-}
-
-macro_rules! landings {
-    ($($landing:ident)*) => { unsafe extern "C" { $(static $landing: u8;)* } };
-}
-
-landings! {
-    pageless_mem_stream_sse_wide_landing pageless_mem_stream_sse_block_landing pageless_mem_stream_sse_edge_landing
-    pageless_mem_stream_avx_wide_landing pageless_mem_stream_avx_block_landing pageless_mem_stream_avx_edge_landing
-    pageless_mem_stream_avx512_wide_landing pageless_mem_stream_avx512_block_landing
-    pageless_mem_stream_avx512_edge_landing pageless_mem_flush_landing
-}
-
-ranges! {
-    pageless_mem_stream_sse_head_at pageless_mem_stream_sse_head_past pageless_mem_stream_sse_edge_landing
-    pageless_mem_stream_sse_wide_at pageless_mem_stream_sse_wide_past pageless_mem_stream_sse_wide_landing
-    pageless_mem_stream_sse_block_at pageless_mem_stream_sse_block_past pageless_mem_stream_sse_block_landing
-    pageless_mem_stream_sse_tail_at pageless_mem_stream_sse_tail_past pageless_mem_stream_sse_edge_landing
-    pageless_mem_stream_avx_head_at pageless_mem_stream_avx_head_past pageless_mem_stream_avx_edge_landing
-    pageless_mem_stream_avx_wide_at pageless_mem_stream_avx_wide_past pageless_mem_stream_avx_wide_landing
-    pageless_mem_stream_avx_block_at pageless_mem_stream_avx_block_past pageless_mem_stream_avx_block_landing
-    pageless_mem_stream_avx_tail_at pageless_mem_stream_avx_tail_past pageless_mem_stream_avx_edge_landing
-    pageless_mem_stream_avx512_head_at pageless_mem_stream_avx512_head_past pageless_mem_stream_avx512_edge_landing
-    pageless_mem_stream_avx512_wide_at pageless_mem_stream_avx512_wide_past pageless_mem_stream_avx512_wide_landing
-    pageless_mem_stream_avx512_block_at pageless_mem_stream_avx512_block_past pageless_mem_stream_avx512_block_landing
-    pageless_mem_stream_avx512_tail_at pageless_mem_stream_avx512_tail_past pageless_mem_stream_avx512_edge_landing
-    pageless_mem_flush_at pageless_mem_flush_past pageless_mem_flush_landing
 }
 
 /// The widest stores that a processor may have.
