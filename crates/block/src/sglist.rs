@@ -36,14 +36,11 @@ impl ScatterList {
         ScatterList { bytes: 0, ranges: Ranges::None }
     }
 
-    /// These ranges, of which no two neighbours touch.
-    pub(crate) fn of_joined(ranges: Vec<PhysRange>) -> ScatterList {
+    /// These ranges, of which no two neighbours touch and which have as many bytes.
+    pub(crate) fn of_joined(ranges: Vec<PhysRange>, bytes: u64) -> ScatterList {
         match ranges.len() {
             0..=INLINE => ranges.into_iter().collect(),
-            _ => ScatterList {
-                bytes: ranges.iter().map(|range| u64::from(range.len())).sum(),
-                ranges: Ranges::Heap(ranges),
-            },
+            _ => ScatterList { bytes, ranges: Ranges::Heap(ranges) },
         }
     }
 

@@ -157,11 +157,10 @@ impl Online<'_> {
         self.table.resolve_addr(addr, len)
     }
 
-    /// What lies at an address of the process, looking at most `len` bytes ahead. `access` is what will be done with it:
-    /// it picks the last hit to start from, and checks nothing.
+    /// What lies at an address of the process, looking at most `len` bytes ahead. Checks no access.
     #[inline]
-    pub fn run_at(&self, addr: usize, len: usize, access: Access) -> AddrRun {
-        self.table.run_at(addr, len, self.hints.last(access))
+    pub fn run_at(&self, addr: usize, len: usize) -> AddrRun {
+        self.table.run_at(addr, len, &self.hints.last_place)
     }
 
     /// What may be done with the memory of this range, as far as anybody found out. Does not touch it.

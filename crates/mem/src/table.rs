@@ -2,6 +2,7 @@
 //! The table of regions: an immutable sorted snapshot, and the only doors from numbers to memory.
 
 mod by_addr;
+mod directory;
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -12,9 +13,11 @@ use crate::{Access, Error, Fault};
 
 pub use by_addr::AddrRun;
 use by_addr::ByAddr;
+use directory::Directory;
 
 /// Bytes of a table that one region takes.
-pub(crate) const ENTRY_BYTES: usize = size_of::<Entry>() + 2 * size_of::<u64>() + 3 * size_of::<u32>();
+pub(crate) const ENTRY_BYTES: usize =
+    size_of::<Entry>() + size_of::<u64>() + size_of::<by_addr::Place>() + 4 * size_of::<u32>();
 
 /// What the data path needs of a region, in one cache line.
 #[derive(Debug, Clone)]
@@ -55,6 +58,8 @@ fn read_only() -> Fault {
 pub(crate) struct Hints {
     /// The entries of the last read and the last write: a transfer alternates between two regions.
     last: [Cell<u32>; 2],
+    /// The place of the last address.
+    pub(crate) last_place: Cell<u32>,
     /// Memory of devices that it touched.
     #[cfg(feature = "pmem-io")]
     pub(crate) touched: crate::device::Touched,
@@ -64,40 +69,6 @@ impl Hints {
     #[inline]
     pub(crate) fn last(&self, access: Access) -> &Cell<u32> {
         &self.last[usize::from(access == Access::Write)]
-    }
-}
-
-/// Where to search: the span of all starts cut into about twice as many equal buckets as there are regions.
-#[derive(Debug, Default)]
-struct Directory {
-    base: u64,
-    shift: u32,
-    /// The last entry that starts at or before each bucket's first byte, and one more for the end.
-    buckets: Vec<u32>,
-}
-
-impl Directory {
-    fn of(starts: &[u64]) -> Directory {
-        let (Some(base), Some(last)) = (starts.first().copied(), starts.last()) else { return Directory::default() };
-        let span = last - base;
-        let wanted = 2 * starts.len() as u64;
-        let shift = (span / wanted).checked_ilog2().map_or(0, |bits| bits + 1);
-        let buckets = (0..=(span >> shift) + 1).map(|bucket| {
-            let byte = base.saturating_add(bucket << shift);
-            let after = starts.partition_point(|start| *start <= byte);
-            u32::try_from(after - 1).unwrap_or(u32::MAX)
-        });
-        Directory { base, shift, buckets: buckets.collect() }
-    }
-
-    /// The first and the last entry that may be the last one to start at or before `byte`.
-    #[inline]
-    fn bounds(&self, byte: u64) -> Option<(u32, u32)> {
-        let bucket = usize::try_from(byte.checked_sub(self.base)? >> self.shift).ok()?;
-        match self.buckets.get(bucket..bucket.checked_add(2)?) {
-            Some([first, last]) => Some((*first, *last)),
-            _ => self.buckets.last().map(|last| (*last, *last)),
-        }
     }
 }
 
@@ -117,10 +88,9 @@ impl RegionTable {
         let len = region.len();
         let (addr, end) = (region.addr(), region.addr() + usize::try_from(len).unwrap_or(usize::MAX));
         if let Some(other) = end.checked_sub(1).and_then(|last| self.by_addr.at_or_below(last)) {
-            let other = &self.entries[other as usize];
-            let other_end = other.addr + usize::try_from(other.len).unwrap_or(usize::MAX);
+            let (other, other_end) = other.span();
             if addr < other_end {
-                return Err(Error::Overlap { addr, end, other: other.addr, other_end });
+                return Err(Error::Overlap { addr, end, other, other_end });
             }
         }
         Ok(RegionTable::of(insert(self.entries.clone(), region, len)))
@@ -197,24 +167,13 @@ impl RegionTable {
 
     /// The last entry that starts at this byte or before it.
     fn find(&self, byte: u64) -> Option<u32> {
-        let (first, last) = self.directory.bounds(byte)?;
-        let between = self.starts.get(first as usize + 1..=last as usize).unwrap_or_default();
-        Some(first + u32::try_from(between.partition_point(|start| *start <= byte)).ok()?)
+        self.directory.find(byte, &self.starts, |start| *start)
     }
 
     /// The region of a range whose bytes are not going to be touched.
     pub(crate) fn region_of(&self, range: PhysRange) -> Result<&Inner, Fault> {
         let entry = self.find(range.byte_address()).and_then(|index| self.entries.get(index as usize));
         entry.filter(|entry| entry.has(range)).map(|entry| &*entry.region).ok_or(Fault::Gone)
-    }
-
-    /// The frames behind addresses of this process, where they all lie in one region.
-    pub(crate) fn resolve_addr(&self, addr: usize, len: usize) -> Option<PhysRange> {
-        let entry = &self.entries[self.by_addr.at_or_below(addr)? as usize];
-        let offset = (addr - entry.addr) as u64;
-        let end = offset.checked_add(len as u64)?;
-        let len = u32::try_from(len).ok().filter(|len| *len > 0)?;
-        (end <= entry.len).then(|| PhysRange::at(entry.start + offset, len))
     }
 }
 
@@ -246,32 +205,5 @@ impl Entry {
     fn holds(&self, byte: u64, len: u32) -> bool {
         let offset = byte.wrapping_sub(self.start);
         offset < self.plain && u64::from(len) <= self.plain - offset
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::Directory;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn the_directory_never_excludes_the_entry(mut starts in prop::collection::vec(0..1u64 << 52, 1..200), probe in any::<u64>(), near in 0..200usize) {
-            starts.sort_unstable();
-            starts.dedup();
-            let directory = Directory::of(&starts);
-            prop_assert!(directory.buckets.len() <= 4 * starts.len() + 4);
-            let near = starts[near % starts.len()];
-            for byte in [probe, probe >> 12, near, near.saturating_sub(1), near + 1, starts[0], u64::MAX] {
-                let expected = starts.partition_point(|start| *start <= byte).checked_sub(1);
-                match (expected, directory.bounds(byte)) {
-                    (None, bounds) => prop_assert_eq!(bounds, None),
-                    (Some(index), Some((first, last))) => {
-                        prop_assert!((first as usize..=last as usize).contains(&index), "{} {:?}", index, (first, last));
-                    }
-                    (Some(_), None) => prop_assert!(false, "excluded"),
-                }
-            }
-        }
     }
 }

@@ -53,7 +53,7 @@ impl IovIter<'_> {
             // Room for all at once, and nothing but a store for each.
             let mut ranges = Vec::with_capacity(left);
             let walked = self.walk(online, limits, access, |range| ranges.push(range))?;
-            Ok((ScatterList::of_joined(ranges), walked))
+            Ok((ScatterList::of_joined(ranges, walked.bytes as u64), walked))
         } else {
             let mut list = ScatterList::new();
             let walked = self.walk(online, limits, access, |range| list.push(range))?;
@@ -96,7 +96,7 @@ impl IovIter<'_> {
                     let iovec = iovecs[walked.index];
                     let rest = iovec.len - walked.passed;
                     let (addr, len) = (iovec.addr + walked.passed, rest.min(most - walked.bytes));
-                    match online.run_at(addr, len, access) {
+                    match online.run_at(addr, len) {
                         AddrRun::Frames { range, writable } if writable || reads => {
                             if !joiner.push(range) {
                                 break;

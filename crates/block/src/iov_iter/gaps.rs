@@ -38,7 +38,7 @@ impl IovIter<'_> {
         for iovec in iovecs.iter().skip(self.index) {
             while passed < iovec.len && left > 0 {
                 let (addr, most) = (iovec.addr + passed, (iovec.len - passed).min(left));
-                let (run, len) = match online.run_at(addr, most, Access::Read) {
+                let (run, len) = match online.run_at(addr, most) {
                     AddrRun::Frames { range, .. } => (Run::Frames(range), range.len() as usize),
                     AddrRun::Gap(len) => (Run::Gap(UserIovec { addr, len }), len),
                 };

@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 
+use super::directory::Directory;
 use super::{Entry, RegionTable};
 use crate::pfn::PhysRange;
 
@@ -20,81 +21,113 @@ pub enum AddrRun {
     Gap(usize),
 }
 
-/// Entries by address.
+/// What extraction needs of a region, so that it looks at nothing else.
+#[derive(Debug, Copy, Clone)]
+pub(super) struct Place {
+    /// First virtual address.
+    addr: u64,
+    /// Bytes.
+    len: u64,
+    /// First byte in the frame space.
+    start: u64,
+    writable: bool,
+}
+
+/// Places by address.
 #[derive(Debug, Default)]
 pub(super) struct ByAddr {
-    /// First addresses: the search touches nothing else.
-    addrs: Vec<usize>,
-    entries: Vec<u32>,
+    directory: Directory,
+    places: Vec<Place>,
 }
 
 impl ByAddr {
     pub(super) fn of(entries: &[Entry]) -> ByAddr {
-        let mut indices: Vec<u32> = (0..).take(entries.len()).collect();
-        indices.sort_unstable_by_key(|index| entries[*index as usize].addr);
-        ByAddr { addrs: indices.iter().map(|index| entries[*index as usize].addr).collect(), entries: indices }
+        let mut places: Vec<Place> = entries.iter().map(Place::of).collect();
+        places.sort_unstable_by_key(|place| place.addr);
+        let addrs: Vec<u64> = places.iter().map(|place| place.addr).collect();
+        ByAddr { directory: Directory::of(&addrs), places }
     }
 
-    /// The last entry that starts at this address or before.
+    /// The last place that starts at this address or before.
+    pub(super) fn at_or_below(&self, addr: usize) -> Option<&Place> {
+        self.places.get(self.find(addr)? as usize)
+    }
+
+    /// The place that holds this address. Out of line, so that the last hit stays short.
+    #[inline(never)]
+    fn search(&self, addr: usize, hint: &Cell<u32>) -> Option<&Place> {
+        let index = self.find(addr)?;
+        hint.set(index);
+        self.places.get(index as usize).filter(|place| place.covers(addr))
+    }
+
     #[inline]
-    pub(super) fn at_or_below(&self, addr: usize) -> Option<u32> {
-        let after = self.addrs.partition_point(|start| *start <= addr);
-        self.entries.get(after.checked_sub(1)?).copied()
+    fn find(&self, addr: usize) -> Option<u32> {
+        self.directory.find(addr as u64, &self.places, |place| place.addr)
     }
 
-    /// Where the next entry behind this address starts; the last address where there is none.
-    fn above(&self, addr: usize) -> usize {
-        let after = self.addrs.partition_point(|start| *start <= addr);
-        self.addrs.get(after).copied().unwrap_or(usize::MAX)
+    /// How far it is from this address, which no place holds, to the next that does.
+    #[cold]
+    #[inline(never)]
+    fn gap(&self, addr: usize) -> usize {
+        let after = self.find(addr).map_or(0, |index| index as usize + 1);
+        let next = self.places.get(after).map_or(u64::MAX, |place| place.addr);
+        usize::try_from(next - addr as u64).unwrap_or(usize::MAX)
+    }
+}
+
+impl Place {
+    fn of(entry: &Entry) -> Place {
+        Place { addr: entry.addr as u64, len: entry.len, start: entry.start, writable: entry.writable }
+    }
+
+    /// First address, and the one past the last.
+    pub(super) fn span(&self) -> (usize, usize) {
+        let end = self.addr.saturating_add(self.len);
+        (usize::try_from(self.addr).unwrap_or(usize::MAX), usize::try_from(end).unwrap_or(usize::MAX))
+    }
+
+    #[inline]
+    fn covers(&self, addr: usize) -> bool {
+        (addr as u64).wrapping_sub(self.addr) < self.len
     }
 }
 
 impl RegionTable {
-    /// What lies at `addr`, looking at most `len` bytes ahead. `hint` is the entry of the last call.
+    /// What lies at `addr`, looking at most `len` bytes ahead. `hint` is the place of the last call.
     #[inline]
     pub(crate) fn run_at(&self, addr: usize, len: usize, hint: &Cell<u32>) -> AddrRun {
-        let entry = match self.entries.get(hint.get() as usize) {
-            Some(entry) if entry.covers(addr) => entry,
-            _ => match self.search_addr(addr, hint) {
-                Ok(entry) => entry,
-                Err(gap) => return AddrRun::Gap(gap.min(len)),
+        let place = match self.by_addr.places.get(hint.get() as usize) {
+            Some(place) if place.covers(addr) => place,
+            _ => match self.by_addr.search(addr, hint) {
+                Some(place) => place,
+                None => return AddrRun::Gap(self.by_addr.gap(addr).min(len)),
             },
         };
-        let offset = (addr - entry.addr) as u64;
-        let most = (entry.len - offset).min(len as u64).min(u64::from(PhysRange::MAX_LEN));
+        let offset = addr as u64 - place.addr;
+        let most = (place.len - offset).min(len as u64).min(u64::from(PhysRange::MAX_LEN));
         match u32::try_from(most) {
             Ok(len @ 1..) => {
-                AddrRun::Frames { range: PhysRange::at(entry.start + offset, len), writable: entry.writable }
+                AddrRun::Frames { range: PhysRange::at(place.start + offset, len), writable: place.writable }
             }
             _ => AddrRun::Gap(0),
         }
     }
 
-    /// The entry that holds this address, or how far it is to the next one.
-    #[inline(never)]
-    fn search_addr(&self, addr: usize, hint: &Cell<u32>) -> Result<&Entry, usize> {
-        if let Some(index) = self.by_addr.at_or_below(addr)
-            && let entry = &self.entries[index as usize]
-            && entry.covers(addr)
-        {
-            hint.set(index);
-            return Ok(entry);
-        }
-        Err(self.by_addr.above(addr) - addr)
-    }
-}
-
-impl Entry {
-    #[inline]
-    fn covers(&self, addr: usize) -> bool {
-        (addr.wrapping_sub(self.addr) as u64) < self.len
+    /// The frames behind addresses of this process, where they all lie in one region.
+    pub(crate) fn resolve_addr(&self, addr: usize, len: usize) -> Option<PhysRange> {
+        let place = self.by_addr.at_or_below(addr)?;
+        let offset = addr as u64 - place.addr;
+        let end = offset.checked_add(len as u64)?;
+        let len = u32::try_from(len).ok().filter(|len| *len > 0)?;
+        (end <= place.len).then(|| PhysRange::at(place.start + offset, len))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Access, Backing, Memory};
+    use crate::{Backing, Memory};
 
     #[test]
     fn addresses_lead_to_frames_or_say_how_far_the_next_are() {
@@ -109,25 +142,25 @@ mod tests {
         for region in regions.iter().chain(regions.iter().rev()) {
             let (addr, len) = (region.inner().addr(), usize::try_from(region.len()).unwrap());
             for offset in [0, 1, 4095, len - 1] {
-                let AddrRun::Frames { range, writable } = online.run_at(addr + offset, usize::MAX, Access::Read) else {
+                let AddrRun::Frames { range, writable } = online.run_at(addr + offset, usize::MAX) else {
                     panic!("{offset}")
                 };
                 assert_eq!(Some(range), region.range(offset as u64, (len - offset) as u64));
                 assert!(writable);
-                let AddrRun::Frames { range, .. } = online.run_at(addr + offset, 1, Access::Write) else { panic!() };
+                let AddrRun::Frames { range, .. } = online.run_at(addr + offset, 1) else { panic!() };
                 assert_eq!(range.len(), 1);
             }
         }
         for (i, (_, end)) in places.iter().enumerate() {
             let next = places.get(i + 1).map_or(usize::MAX, |(start, _)| *start);
             if *end < next {
-                assert_eq!(online.run_at(*end, usize::MAX, Access::Read), AddrRun::Gap(next - end));
-                assert_eq!(online.run_at(*end, 7, Access::Read), AddrRun::Gap(7));
+                assert_eq!(online.run_at(*end, usize::MAX), AddrRun::Gap(next - end));
+                assert_eq!(online.run_at(*end, 7), AddrRun::Gap(7));
             }
         }
         let below = places[0].0 - 1;
-        assert_eq!(online.run_at(below, 2, Access::Read), AddrRun::Gap(1));
-        assert_eq!(online.run_at(0, usize::MAX, Access::Read), AddrRun::Gap(below + 1));
-        assert_eq!(Memory::new().unwrap().reader().online().run_at(5, 9, Access::Read), AddrRun::Gap(9));
+        assert_eq!(online.run_at(below, 2), AddrRun::Gap(1));
+        assert_eq!(online.run_at(0, usize::MAX), AddrRun::Gap(below + 1));
+        assert_eq!(Memory::new().unwrap().reader().online().run_at(5, 9), AddrRun::Gap(9));
     }
 }
