@@ -81,16 +81,37 @@ fn btt_block_that_has_two_owners_is_not_written() {
             image.store(arena.start + arena.geometry.block_offset(block), b"whose?");
             let before = image.check().unwrap().findings;
             let mut user = image.open().unwrap();
-            let froze = |trouble: &Trouble| matches!(trouble, Trouble::Froze(found) if found.problem == problem);
-            assert!(user.troubles().iter().any(froze), "{what}: {:?}", user.troubles());
             for page in 0..8 {
                 assert!(user.write(page, page).is_none(), "{what}");
             }
+            let froze = |trouble: &Trouble| matches!(trouble, Trouble::Froze(found) if found.problem == problem);
+            assert!(user.troubles().iter().any(froze), "{what}: {:?}", user.troubles());
             let read = user.read(9).unwrap().unwrap();
             assert!(read.starts_with(b"whose?"), "{what}: {read:?}");
             assert_eq!(image.check().unwrap().findings, before, "{what}");
         });
     }
+}
+
+/// Each arena's map is read when the first of its own blocks is changed.
+#[test]
+fn btt_arena_with_a_block_of_two_owners_leaves_the_other_one_writable() {
+    let mut images = Images::new();
+    images.with(&[3], |image| {
+        let second = image.arenas[1];
+        let entry = MapEntry::normal(3).raw().to_le_bytes();
+        image.store(second.start + second.geometry.map_offset(9), &entry);
+        let blocks = u64::from(image.arenas[0].geometry.external_nlba());
+        let mut user = image.open().unwrap();
+        assert!(user.write(0, 0).is_some());
+        assert_eq!(user.troubles(), []);
+        assert!(user.write(blocks, 1).is_none());
+        let froze = |trouble: &Trouble| matches!(trouble, Trouble::Froze(found) if found.arena == 1);
+        assert!(user.troubles().iter().any(froze), "{:?}", user.troubles());
+        assert!(user.write(1, 2).is_some() && user.read(blocks).unwrap().is_ok());
+        drop(user);
+        image.open_and_use();
+    });
 }
 
 /// What is wrong with one block, or with none that anybody has, is no reason not to write the others.
@@ -103,13 +124,13 @@ fn btt_blocks_that_have_one_owner_are_written_all_the_same() {
             image.store(arena.start + arena.geometry.map_offset(lba), &raw.to_le_bytes());
         }
         let mut user = image.open().unwrap();
+        assert_eq!([0, 1, 2].map(|page| user.write(page, page).is_some()), [true, false, true]);
         let told = user.troubles();
         let is = |wanted: fn(&Trouble) -> bool| assert_eq!(told.iter().filter(|told| wanted(told)).count(), 1, "{told:?}");
         is(|told| matches!(told, Trouble::Unusable(found) if matches!(found.problem, Problem::MapBlock { lba: 1, .. })));
         is(|told| matches!(told, Trouble::Noticed(found) if matches!(found.problem, Problem::MapState { lba: 2, .. })));
         is(|told| matches!(told, Trouble::Noticed(found) if matches!(found.problem, Problem::BlocksLost { first: 1, count: 1 })));
         assert_eq!(told.len(), 3);
-        assert_eq!([0, 1, 2].map(|page| user.write(page, page).is_some()), [true, false, true]);
         drop(user);
         // All of it again.
         image.open_and_use();

@@ -298,6 +298,40 @@ fn btt_flogs_that_say_nothing_make_the_arena_read_only() {
     rig.frozen(|problem| matches!(problem, Problem::FlogPadding(_)));
 }
 
+/// Nobody waits for the map before something is changed. Then a block of two owners is found, whoever comes first, and however.
+#[test]
+fn btt_block_of_two_owners_is_found_by_the_first_change_and_nothing_is_changed() {
+    let is = |trouble: &Trouble| matches!(trouble, Trouble::Froze(found) if matches!(found.problem, Problem::BlockFreeAndMapped { lane: 4, .. }));
+    let changes: [fn(PhysRange) -> Bio; 4] = [
+        |frames| Bio::write(Sector(0), frames, 0),
+        |_| Bio::write_zeroes(Sector(0), 4096, 0),
+        |_| Bio::write_zeroes(Sector(0), 4096, 0).with_flags(Flags::NO_UNMAP),
+        |_| Bio::discard(Sector(8 * 9), 4096, 0),
+    ];
+    for change in changes {
+        let rig = Rig::new();
+        rig.set_map(9, MapEntry::normal(rig.free(4)));
+        rig.set_block(rig.free(4), 0x99);
+        let before = rig.bytes();
+        let disk = rig.open();
+        assert_eq!((disk.troubles(), disk.limits().read_only), (vec![], false));
+        assert_eq!(rig.read(&disk, 9), (Status::Ok, 0x99));
+        std::thread::scope(|scope| {
+            let changing = || run(&mut *disk.open_queue().unwrap(), [change(rig.range(1))]);
+            let threads = [(); 4].map(|()| scope.spawn(changing));
+            assert!(threads.into_iter().all(|thread| thread.join().unwrap() == [Status::ReadOnly]));
+        });
+        assert_eq!(disk.troubles().iter().filter(|trouble| is(trouble)).count(), 1, "{:?}", disk.troubles());
+        assert_eq!(rig.read(&disk, 9), (Status::Ok, 0x99));
+        assert!(before == rig.bytes());
+    }
+    // With a write to be finished, opening is the first change.
+    let rig = Rig::new();
+    rig.cut_off(2, 5);
+    rig.set_map(9, MapEntry::normal(rig.free(4)));
+    rig.frozen(|problem| matches!(problem, Problem::BlockFreeAndMapped { lane: 4, .. }));
+}
+
 #[test]
 fn btt_error_flag_of_the_info_block_makes_the_arena_read_only() {
     let rig = Rig::new();

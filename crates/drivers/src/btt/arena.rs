@@ -2,7 +2,9 @@
 //! [`Arena`]: what the queues of a disk know of one arena.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::check::FoundArena;
 use super::flog::{FlogLayout, Which};
 use super::lanes::LanePool;
 use super::layout::Geometry;
@@ -21,29 +23,61 @@ pub(super) struct Arena {
     pub(super) lanes: LanePool,
     /// Nothing in it is changed any more.
     frozen: AtomicBool,
+    /// Its map was not read yet, so nothing in it may be changed.
+    unread: AtomicBool,
+    /// Held by who reads it.
+    reading: Mutex<FoundArena>,
 }
 
 /// Whether an arena may be changed.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub(super) enum Writes {
     Allowed,
+    /// Once its map was read.
+    Unread,
     Frozen,
 }
 
 impl Arena {
-    pub(super) fn new(
-        (number, start, first): (u32, u64, u64),
-        geometry: Geometry,
-        layout: FlogLayout,
-        lanes: LanePool,
-        writes: Writes,
-    ) -> Arena {
-        let frozen = AtomicBool::new(writes == Writes::Frozen);
-        Arena { number, start, first, geometry, layout, lanes, frozen }
+    /// The external blocks from `first` on.
+    pub(super) fn new(found: &FoundArena, first: u64, layout: FlogLayout, lanes: LanePool, writes: Writes) -> Arena {
+        let FoundArena { number, start, info, .. } = *found;
+        Arena {
+            number,
+            start,
+            first,
+            geometry: info.geometry,
+            layout,
+            lanes,
+            frozen: AtomicBool::new(writes == Writes::Frozen),
+            unread: AtomicBool::new(writes == Writes::Unread),
+            reading: Mutex::new(*found),
+        }
     }
 
+    #[inline]
+    pub(super) fn writes(&self) -> Writes {
+        // Whoever has read the map has said before whether the arena is frozen.
+        match (self.unread.load(Ordering::Acquire), self.frozen()) {
+            (_, true) => Writes::Frozen,
+            (true, false) => Writes::Unread,
+            (false, false) => Writes::Allowed,
+        }
+    }
+
+    #[inline]
     pub(super) fn frozen(&self) -> bool {
         self.frozen.load(Ordering::Relaxed)
+    }
+
+    /// One at a time: what its info block says.
+    pub(super) fn reading(&self) -> MutexGuard<'_, FoundArena> {
+        self.reading.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Its map was read.
+    pub(super) fn was_read(&self) {
+        self.unread.store(false, Ordering::Release);
     }
 
     /// Ends all changes. True for who did it first.

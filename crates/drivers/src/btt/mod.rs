@@ -39,6 +39,7 @@ mod commit;
 mod create;
 mod device;
 mod error;
+mod first_change;
 pub mod flog;
 pub mod info;
 mod io;

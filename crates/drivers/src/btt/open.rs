@@ -1,10 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Opening a BTT: what its medium says is checked, interrupted writes are finished, and what cannot be trusted is frozen.
 //!
-//! # Who owns a block
-//! Neither kernel nor PMDK looks at the map when it opens a BTT, and nothing else tells whether a lane's free block is in it
-//! too, or a block is in it twice: whoever writes there overwrites another block of the disk, or hands its block to a lane.
-//! So before an arena is written its whole map is read, at the pace of a check. A disk that is only read is spared that.
+//! Maps are not read, unless there is a write to be finished: [`may_change`](Shared::may_change) sees to them.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -14,18 +11,19 @@ use pageless_mem::persist::Durability;
 use pageless_mem::{Memory, Region};
 
 use super::BttError;
-use super::arena::{Arena, Writes};
+use super::arena::Arena;
 use super::check::medium::Medium;
-use super::check::{self, CheckOptions, Finding, FoundArena, Part, Problem, Watch};
+use super::check::{self, CheckOptions, Finding, FoundArena, Problem, Watch};
 use super::device::{Promise, Shared};
+use super::first_change::owned;
 use super::flog::FlogLayout;
 use super::info::{ArenaState, Identity, Uuid};
 use super::lanes::LanePool;
 use super::layout::Placement;
 use super::map_locks::MapLocks;
 use super::read_table::ReadTable;
-use super::recover::{Recovered, recover};
-use super::trouble::{KEPT, Trouble, Troubles};
+use super::recover::{self, Recovered};
+use super::trouble::{Trouble, Troubles};
 
 /// What may be done with the medium.
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
@@ -83,14 +81,14 @@ pub(super) fn open(memory: &Memory, region: &Region, options: &OpenOptions) -> R
     let mut arenas: Vec<Arena> = Vec::with_capacity(report.arenas.len());
     let mut finished = 0;
     for found in &report.arenas {
-        let recovered = match writable && trusted(found) && owned(&mut medium, found, &mut troubles)? {
-            true => recover(&mut medium, found, &mut troubles)?,
-            false => Recovered { layout: FlogLayout::Packed, lanes: Vec::new(), writes: Writes::Frozen, finished: 0 },
+        let recovered = match writable && trusted(found) {
+            true => recovered(&mut medium, found, &mut troubles)?,
+            false => Recovered::frozen(FlogLayout::Packed),
         };
         finished += recovered.finished;
         let lanes = LanePool::new(recovered.lanes);
-        let at = (found.number, found.start, arenas.last().map_or(0, Arena::end));
-        arenas.push(Arena::new(at, found.info.geometry, recovered.layout, lanes, recovered.writes));
+        let first = arenas.last().map_or(0, Arena::end);
+        arenas.push(Arena::new(found, first, recovered.layout, lanes, recovered.writes));
     }
     let lanes = arenas.iter().map(|arena| arena.geometry.nfree()).max().unwrap_or(0);
     let strict = options.order == Order::Strict && region.durability() == Durability::Msync;
@@ -115,43 +113,17 @@ fn trusted(found: &FoundArena) -> bool {
     found.trusted && found.info.state == ArenaState::Good
 }
 
-/// Whether each block of an arena is one LBA's or one lane's, or nobody's.
-fn owned(medium: &mut Medium, found: &FoundArena, troubles: &mut Vec<Trouble>) -> Result<bool, BttError> {
-    let mut blocks = Blocks::default();
-    check::blocks(medium, found, &mut blocks)?;
-    troubles.append(&mut blocks.troubles);
-    Ok(!blocks.frozen)
-}
-
-/// What every block of an arena came to.
-#[derive(Debug, Default)]
-struct Blocks {
-    /// The first ones: a map may be nothing else.
-    troubles: Vec<Trouble>,
-    frozen: bool,
-}
-
-impl Watch for Blocks {
-    fn found(&mut self, finding: &Finding) {
-        let trouble = match finding.problem {
-            // By recovery.
-            Problem::Unfinished { .. } => return,
-            // Nobody gets a block that is another's.
-            Problem::MapState { .. } | Problem::BlocksLost { .. } => Trouble::Noticed(*finding),
-            // Its entries fail, and as long as all others are good the blocks in them are nobody else's.
-            Problem::Unreadable(Part::Map, _) => Trouble::Noticed(*finding),
-            Problem::MapBlock { .. } => Trouble::Unusable(*finding),
-            _ => Trouble::Froze(*finding),
-        };
-        let first = matches!(trouble, Trouble::Froze(_)) && !self.frozen;
-        self.frozen |= first;
-        if first || self.troubles.len() < KEPT {
-            self.troubles.push(trouble);
-        }
+/// What an arena's flog comes to. To finish a write is to change the arena: so that waits for the map.
+fn recovered(medium: &mut Medium, found: &FoundArena, troubles: &mut Vec<Trouble>) -> Result<Recovered, BttError> {
+    let flog = recover::read(medium, found)?;
+    if !flog.unfinished() {
+        return Ok(flog.unchanged(troubles));
     }
-
-    fn progress(&mut self, _done: u64, _of: u64) -> ControlFlow<()> {
-        ControlFlow::Continue(())
+    let owned = owned(medium, found)?;
+    troubles.extend(owned.troubles);
+    match owned.frozen {
+        true => Ok(Recovered::frozen(FlogLayout::Packed)),
+        false => Ok(flog.finish(medium, found)?),
     }
 }
 

@@ -31,28 +31,59 @@ pub(super) struct Recovered {
     pub(super) finished: u32,
 }
 
-/// Recovers an arena that may be written.
-pub(super) fn recover(
-    medium: &mut Medium,
-    arena: &FoundArena,
-    troubles: &mut Vec<Trouble>,
-) -> Result<Recovered, MediumError> {
+impl Recovered {
+    pub(super) fn frozen(layout: FlogLayout) -> Recovered {
+        Recovered { layout, lanes: Vec::new(), writes: Writes::Frozen, finished: 0 }
+    }
+}
+
+/// The flog of an arena as it was read.
+#[derive(Debug)]
+pub(super) struct Flog {
+    layout: FlogLayout,
+    lanes: Vec<Read>,
+    findings: Vec<Finding>,
+}
+
+/// Reads the flog of an arena that may be written.
+pub(super) fn read(medium: &mut Medium, arena: &FoundArena) -> Result<Flog, MediumError> {
     let mut session = Session { medium, arena, findings: Vec::new() };
     let (layout, lanes) = session.lanes()?;
-    let consistent = session.findings.is_empty();
-    troubles.extend(session.findings.iter().map(|finding| Trouble::Froze(*finding)));
-    if !consistent {
-        return Ok(Recovered { layout, lanes: Vec::new(), writes: Writes::Frozen, finished: 0 });
+    Ok(Flog { layout, lanes, findings: session.findings })
+}
+
+impl Flog {
+    /// Whether there are writes to be finished.
+    pub(super) fn unfinished(&self) -> bool {
+        self.findings.is_empty() && self.pending().next().is_some()
     }
-    let mut finished = 0;
-    for read in lanes.iter().filter(|read| read.progress == Progress::MapPending) {
-        let entry = &read.current.entry;
-        let offset = arena.start + arena.info.geometry.map_offset(entry.lba.get());
-        session.medium.put(offset, U32::new(MapEntry::normal(entry.new_block()).raw()).as_bytes())?;
-        finished += 1;
+
+    fn pending(&self) -> impl Iterator<Item = &Read> {
+        self.lanes.iter().filter(|read| read.progress == Progress::MapPending)
     }
-    let lanes = lanes.iter().map(Read::lane).collect();
-    Ok(Recovered { layout, lanes, writes: Writes::Allowed, finished })
+
+    /// The lanes, where nothing is to be finished. Who owns the blocks is not known yet.
+    pub(super) fn unchanged(self, troubles: &mut Vec<Trouble>) -> Recovered {
+        if !self.findings.is_empty() {
+            troubles.extend(self.findings.iter().map(|finding| Trouble::Froze(*finding)));
+            return Recovered::frozen(self.layout);
+        }
+        let lanes = self.lanes.iter().map(Read::lane).collect();
+        Recovered { layout: self.layout, lanes, writes: Writes::Unread, finished: 0 }
+    }
+
+    /// Finishes writes of an arena whose map was read.
+    pub(super) fn finish(self, medium: &mut Medium, arena: &FoundArena) -> Result<Recovered, MediumError> {
+        let mut finished = 0;
+        for read in self.pending() {
+            let entry = &read.current.entry;
+            let offset = arena.start + arena.info.geometry.map_offset(entry.lba.get());
+            medium.put(offset, U32::new(MapEntry::normal(entry.new_block()).raw()).as_bytes())?;
+            finished += 1;
+        }
+        let lanes = self.lanes.iter().map(Read::lane).collect();
+        Ok(Recovered { layout: self.layout, lanes, writes: Writes::Allowed, finished })
+    }
 }
 
 struct Session<'s> {

@@ -70,7 +70,9 @@ impl Troubles {
 
     pub(super) fn tell(&self, trouble: Trouble) {
         let mut troubles = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if troubles.len() < KEPT && !troubles.contains(&trouble) {
+        // What makes an arena read-only is kept in any case: there is little of it.
+        let room = troubles.len() < KEPT || matches!(trouble, Trouble::Froze(_) | Trouble::MapNotStored { .. });
+        if room && !troubles.contains(&trouble) {
             troubles.push(trouble);
         }
     }

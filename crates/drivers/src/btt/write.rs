@@ -104,8 +104,8 @@ impl Writes {
         if batch.1[job].failed() {
             return false;
         }
-        if arena.frozen() {
-            batch.1[job].fail(index, Status::ReadOnly);
+        if let Err(status) = shared.may_change(arena) {
+            batch.1[job].fail(index, status);
             return false;
         }
         if lanes.of(arena.number).is_empty() {

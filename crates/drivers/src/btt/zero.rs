@@ -87,9 +87,7 @@ impl Run<'_> {
     /// Changes the entries. Stops at one whose block cannot be read, and says how many were done by then.
     fn zero(&self, shared: &Shared, io: &mut Io, external: u64, op: Op) -> Result<Option<u64>, (u64, Status)> {
         let Run { arena, lba, len } = *self;
-        if arena.frozen() {
-            return Err((0, Status::ReadOnly));
-        }
+        shared.may_change(arena).map_err(|status| (0, status))?;
         let held = shared.locks.hold(std::iter::once(external));
         let mut stopped = Ok(None);
         {
