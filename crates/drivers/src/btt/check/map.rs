@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use pageless_mem::{Extent, Fault};
 
 use super::flog::{Lanes, Pending, at, unclear_problem};
+use super::seen::Seen;
 use super::{Change, CheckError, FoundArena, Part, Problem, Session, Why};
 use crate::btt::layout::PAGE;
 use crate::btt::map::{ENTRY_SIZE, MapEntry, MapState};
@@ -14,61 +15,6 @@ use crate::btt::map::{ENTRY_SIZE, MapEntry, MapState};
 const STEP: u64 = 128 << 10;
 /// Bytes of a hole of the map looked at in one go.
 const HOLE_STEP: u64 = 64 << 20;
-
-/// A bit for each internal block of an arena.
-struct Seen {
-    words: Vec<u64>,
-    bound: u32,
-}
-
-impl Seen {
-    fn new(bound: u32) -> Seen {
-        Seen { words: vec![0; bound.div_ceil(64) as usize], bound }
-    }
-
-    /// Sets the bit of a block that is in bounds, and says whether it was clear.
-    fn insert(&mut self, block: u32) -> bool {
-        let (word, bit) = (&mut self.words[(block / 64) as usize], 1 << (block % 64));
-        let clear = *word & bit == 0;
-        *word |= bit;
-        clear
-    }
-
-    /// Whether all the 64 blocks from `first` on, a multiple of 64, are clear; then they are set.
-    fn insert_64(&mut self, first: u32) -> bool {
-        let word = &mut self.words[(first / 64) as usize];
-        let clear = *word == 0;
-        if clear {
-            *word = u64::MAX;
-        }
-        clear
-    }
-
-    /// Runs of blocks whose bits are clear.
-    fn missing(&self) -> impl Iterator<Item = (u32, u32)> {
-        let mut next = 0;
-        std::iter::from_fn(move || {
-            while next < self.bound && self.skip(next, u64::MAX) > next {
-                next = self.skip(next, u64::MAX);
-            }
-            let first = next;
-            while next < self.bound && self.skip(next, 0) > next {
-                next = self.skip(next, 0);
-            }
-            (next > first).then(|| (first, next - first))
-        })
-    }
-
-    /// The next block whose bit, or whose whole word, may be another than those of `same`.
-    fn skip(&self, block: u32, same: u64) -> u32 {
-        let word = self.words[(block / 64) as usize];
-        if block.is_multiple_of(64) && word == same {
-            return block.saturating_add(64).min(self.bound);
-        }
-        let bit = word >> (block % 64) & 1;
-        if bit == (same & 1) { block + 1 } else { block }
-    }
-}
 
 /// One scan of an arena's map.
 struct Scan {
@@ -97,6 +43,11 @@ impl Scan {
         self.ahead.last().copied().unwrap_or(u32::MAX)
     }
 
+    /// Whether 64 external blocks from this one on may have as many internal ones from that one on.
+    fn may_run(&self, lba: u32, block: u32) -> bool {
+        self.next_pending().saturating_sub(lba) >= 64 && self.seen.bound().saturating_sub(block) >= 64
+    }
+
     /// A block belongs to two: unfinished writes that have to do with it are not clear.
     fn shared(&mut self, block: u32) {
         for lba in self.watched.get(&block).into_iter().flatten() {
@@ -104,6 +55,25 @@ impl Scan {
                 pending.unclear.get_or_insert(Why::Shared(block));
             }
         }
+    }
+}
+
+/// The first block, if these entries are 64, each of them of the block behind the one before, or never written.
+#[inline]
+fn run(lba: u32, words: &[[u8; 4]]) -> Option<u32> {
+    let words: &[[u8; 4]; 64] = words.try_into().ok()?;
+    let first = u32::from_le_bytes(words[0]);
+    let initial = MapEntry::from_raw(first).state() == MapState::Initial;
+    // Without a way out, so that many are compared at once.
+    let differ = |step: u32| {
+        let expected = (0..64).map(|n| first.wrapping_add(n * step));
+        words.iter().zip(expected).fold(0, |differ, (word, expected)| differ | (u32::from_le_bytes(*word) ^ expected))
+    };
+    match (initial, first) {
+        (true, 0) => (differ(0) == 0).then_some(lba),
+        (true, _) => None,
+        // The state is the first one's as long as the blocks are in bounds.
+        (false, _) => (differ(1) == 0).then(|| MapEntry::from_raw(first).stripped()),
     }
 }
 
@@ -130,6 +100,8 @@ impl Session<'_> {
             lba += u32::try_from(bytes / ENTRY_SIZE).unwrap_or(u32::MAX);
             self.progressed(bytes)?;
         }
+        scan.seen.settle_all();
+        self.twice(arena, &mut scan);
         self.free(arena, &mut scan);
         if scan.lanes.complete {
             for (first, count) in scan.seen.missing() {
@@ -162,17 +134,30 @@ impl Session<'_> {
 
     fn entries(&mut self, arena: &FoundArena, first: u32, bytes: &[u8], scan: &mut Scan) {
         let (words, _) = bytes.as_chunks::<4>();
+        let mut lba = first;
+        for words in words.chunks(64) {
+            match run(lba, words) {
+                Some(block) if scan.may_run(lba, block) => scan.seen.add_64(lba, block),
+                _ => self.each(arena, lba, words, scan),
+            }
+            // There are not more than fit.
+            lba = lba.wrapping_add(u32::try_from(words.len()).unwrap_or(0));
+        }
+        self.twice(arena, scan);
+    }
+
+    fn each(&mut self, arena: &FoundArena, first: u32, words: &[[u8; 4]], scan: &mut Scan) {
         let mut ahead = scan.next_pending();
         for (lba, word) in (first..).zip(words) {
             let entry = MapEntry::from_raw(u32::from_le_bytes(*word));
             let block = entry.block(lba);
             let plain =
-                lba != ahead && block < scan.seen.bound && (entry.state() != MapState::Initial || entry.raw() == 0);
-            if !plain {
+                lba != ahead && block < scan.seen.bound() && (entry.state() != MapState::Initial || entry.raw() == 0);
+            if plain {
+                scan.seen.add(lba, block);
+            } else {
                 self.slowly(arena, lba, entry, scan);
                 ahead = scan.next_pending();
-            } else if !scan.seen.insert(block) {
-                self.twice(arena, lba, block, scan);
             }
         }
     }
@@ -187,18 +172,20 @@ impl Session<'_> {
         }
         // As it will be once the write is finished.
         let block = scan.lanes.pending.get(&lba).map_or(entry.block(lba), |pending| pending.new);
-        if block >= scan.seen.bound {
-            self.tell(number, offset, Problem::MapBlock { lba, block, bound: scan.seen.bound });
-        } else if !scan.seen.insert(block) {
-            self.twice(arena, lba, block, scan);
+        if block >= scan.seen.bound() {
+            self.tell(number, offset, Problem::MapBlock { lba, block, bound: scan.seen.bound() });
+        } else {
+            scan.seen.add(lba, block);
         }
     }
 
-    #[cold]
-    fn twice(&mut self, arena: &FoundArena, lba: u32, block: u32, scan: &mut Scan) {
-        let offset = arena.start + arena.info.geometry.map_offset(lba);
-        self.tell(arena.number, offset, Problem::BlockTwice { lba, block });
-        scan.shared(block);
+    /// Tells of blocks that came out to belong to two.
+    fn twice(&mut self, arena: &FoundArena, scan: &mut Scan) {
+        for (lba, block) in scan.seen.twice() {
+            let offset = arena.start + arena.info.geometry.map_offset(lba);
+            self.tell(arena.number, offset, Problem::BlockTwice { lba, block });
+            scan.shared(block);
+        }
     }
 
     /// A hole of the map: entries that are initial, each of them the block of its own number.
@@ -206,14 +193,15 @@ impl Session<'_> {
         let end = first + u32::try_from(bytes / ENTRY_SIZE).unwrap_or(0);
         let mut lba = first;
         while lba < end {
-            let whole = lba.is_multiple_of(64) && end - lba >= 64 && scan.next_pending() - lba >= 64;
-            if whole && scan.seen.insert_64(lba) {
+            if lba.is_multiple_of(64) && end - lba >= 64 && scan.may_run(lba, lba) {
+                scan.seen.add_64(lba, lba);
                 lba += 64;
             } else {
                 self.slowly(arena, lba, MapEntry::from_raw(0), scan);
                 lba += 1;
             }
         }
+        self.twice(arena, scan);
     }
 
     /// The free blocks of all lanes.
@@ -221,7 +209,7 @@ impl Session<'_> {
         let mut free: Vec<(u32, u32)> = scan.lanes.free.iter().map(|(block, lane)| (*lane, *block)).collect();
         free.sort_unstable();
         for (lane, block) in free {
-            if !scan.seen.insert(block) {
+            if !scan.seen.take(block) {
                 self.tell(arena.number, at(arena, lane), Problem::BlockFreeAndMapped { lane, block });
                 scan.shared(block);
             }

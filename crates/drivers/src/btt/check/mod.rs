@@ -12,7 +12,7 @@
 //! [`Change`]s, which [`apply`](repair::apply) stores, each one durable before the next.
 //!
 //! # Memory
-//! One bit for each block of one arena at a time, and 64 bytes for each lane. Holes of a sparse medium stay holes.
+//! One bit for each block of one arena at a time, 64 bytes for each lane, and up to 16 MiB for blocks in no order. Holes of a sparse medium stay holes.
 
 mod arenas;
 pub mod find;
@@ -21,6 +21,7 @@ mod flog;
 mod map;
 pub mod medium;
 pub mod repair;
+mod seen;
 
 use std::ops::ControlFlow;
 
