@@ -33,14 +33,6 @@ pub enum BttError {
     /// A BTT for a pool, and there is no pool.
     #[error("byte 0 has no PMEMBLK pool header: there is no pool to make a BTT for")]
     NoPool,
-    /// All lanes of an arena are taken.
-    #[error("all {lanes} lanes of arena {arena} are taken by other queues, or lost to bad blocks")]
-    NoLanes {
-        /// Which.
-        arena: u32,
-        /// How many it has.
-        lanes: u32,
-    },
     /// As many queues as can be.
     #[error("a BTT has no room for more queues")]
     NoQueues,

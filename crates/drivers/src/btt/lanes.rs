@@ -1,19 +1,26 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! [`LanePool`]: the lanes of an arena that no queue has.
+//! [`LanePool`]: the lanes of an arena, and [`LaneSet`], those that a batch has.
 //!
-//! A lane is owned: it is in the pool, or in one queue, or in one write of that queue. Nobody shares it or takes it away,
-//! so what it says of its flog slot and of its free block cannot be out of date.
+//! # Lane contract
+//! A lane is owned: it is in its group of the pool, or in one batch, or in one write of that batch. Nobody shares it or takes
+//! it away, so what it says of its flog slot and of its free block cannot be out of date. Lanes come in groups, each
+//! behind a lock that a batch holds while it has something to write. A batch tries its queue's home group first, then
+//! the others. It waits for one only when it holds none at all, of no arena; so nobody waits in a circle, and an idle
+//! queue holds nothing.
 
 use std::collections::VecDeque;
 
 use super::flog::{Seq, Which};
-use super::sync::{Mutex, give_way, lock};
+use super::sync::{Mutex, MutexGuard, give_way, lock, try_lock};
 
-/// Lanes of an arena that a queue takes, at most: as many writes share their fences.
-pub(super) const PER_QUEUE: usize = 16;
+/// Lanes of a group, at most: as many writes share their fences.
+pub(super) const PER_GROUP: usize = 16;
 
-/// A queue takes one share of the lanes that are left.
-const SHARES: usize = 16;
+/// Groups, at least, as long as there are lanes.
+const GROUPS: usize = 16;
+
+/// Arenas of which a batch has lanes at once.
+const ARENAS: usize = 4;
 
 /// A lane.
 #[derive(Debug, PartialEq, Eq)]
@@ -47,32 +54,88 @@ impl Lane {
     }
 }
 
-/// Lanes that are free to be taken.
+/// Lanes that are held together.
+type Group = VecDeque<Lane>;
+
+/// A group has cache lines of its own.
 #[derive(Debug)]
-pub(super) struct LanePool(Mutex<Vec<Lane>>);
+#[repr(align(128))]
+struct Line(Mutex<Group>);
+
+/// All lanes of an arena.
+#[derive(Debug)]
+pub(super) struct LanePool(Box<[Line]>);
 
 impl LanePool {
     pub(super) fn new(lanes: Vec<Lane>) -> LanePool {
-        LanePool(Mutex::new(lanes))
+        let size = lanes.len().div_ceil(GROUPS).clamp(1, PER_GROUP);
+        let mut lanes = lanes.into_iter().peekable();
+        let groups = std::iter::from_fn(|| lanes.peek().is_some().then(|| lanes.by_ref().take(size).collect()));
+        LanePool(groups.map(|group| Line(Mutex::new(group))).collect())
     }
 
-    /// Up to [`PER_QUEUE`] lanes, and no more than a part of those that are left, so that many queues find some: of 256
-    /// lanes, 53 queues. None when there are none.
-    pub(super) fn take(&self) -> VecDeque<Lane> {
-        let mut idle = lock(&self.0);
-        let wanted = idle.len().div_ceil(SHARES).min(PER_QUEUE);
-        let keep = idle.len() - wanted;
-        idle.split_off(keep).into()
+    /// The groups, from somebody's home on.
+    fn from(&self, home: usize) -> impl Iterator<Item = &Mutex<Group>> {
+        let (before, after) = self.0.split_at(home % self.0.len().max(1));
+        after.iter().chain(before).map(|line| &line.0)
     }
 
-    /// Gives lanes back.
-    pub(super) fn put_back(&self, lanes: impl IntoIterator<Item = Lane>) {
-        lock(&self.0).extend(lanes);
+    /// A group that nobody holds and that has lanes.
+    fn find(&self, home: usize) -> Option<MutexGuard<'_, Group>> {
+        self.from(home).filter_map(try_lock).find(|group| !group.is_empty())
     }
 
-    #[cfg(all(test, not(loom)))]
-    pub(super) fn idle(&self) -> usize {
-        lock(&self.0).len()
+    /// The same, waiting for those that are held. `None`: all lanes were lost to bad blocks.
+    fn wait(&self, home: usize) -> Option<MutexGuard<'_, Group>> {
+        self.find(home).or_else(|| self.from(home).map(lock).find(|group| !group.is_empty()))
+    }
+
+    #[cfg(all(test, loom))]
+    pub(super) fn all(&self) -> Vec<u32> {
+        self.from(0).flat_map(|group| lock(group).iter().map(|lane| lane.free).collect::<Vec<_>>()).collect()
+    }
+}
+
+/// The lanes that one batch has, a group each of a few arenas.
+#[derive(Debug)]
+pub(super) struct LaneSet<'s> {
+    /// The number of the queue among all that there are.
+    home: usize,
+    held: [Option<(&'s LanePool, MutexGuard<'s, Group>)>; ARENAS],
+}
+
+impl<'s> LaneSet<'s> {
+    pub(super) fn new(home: usize) -> LaneSet<'s> {
+        LaneSet { home, held: [const { None }; ARENAS] }
+    }
+
+    /// A lane of an arena that does nothing. `None`: give back what is written, and [`LaneSet::wait`].
+    #[inline]
+    pub(super) fn next(&mut self, pool: &'s LanePool) -> Option<Lane> {
+        if let Some(group) = self.of(pool) {
+            return group.pop_front();
+        }
+        let free = self.held.iter_mut().find(|held| held.is_none())?;
+        let (_, group) = free.insert((pool, pool.find(self.home)?));
+        group.pop_front()
+    }
+
+    /// Gives back all lanes, none of which may be in use, and takes one as soon as there is any. `None`: there will be none.
+    #[cold]
+    pub(super) fn wait(&mut self, pool: &'s LanePool) -> Option<Lane> {
+        self.held = [const { None }; ARENAS];
+        let group = pool.wait(self.home)?;
+        let (_, group) = self.held[0].insert((pool, group));
+        group.pop_front()
+    }
+
+    /// The lanes of an arena that do nothing, if this batch has any of that arena.
+    #[inline]
+    pub(super) fn of(&mut self, pool: &LanePool) -> Option<&mut Group> {
+        let held = self.held.iter_mut().flatten();
+        held.map(|(held, group)| (*held, group))
+            .find(|(held, _)| std::ptr::eq(*held, pool))
+            .map(|(_, group)| &mut **group)
     }
 }
 
@@ -80,23 +143,50 @@ impl LanePool {
 mod tests {
     use super::*;
 
+    fn lane(number: u32) -> Lane {
+        Lane { number, free: number, next: Which::Second, seq: Seq::FIRST, suspect: false }
+    }
+
+    fn taken(set: &mut LaneSet<'_>, pool: &LanePool) -> Vec<u32> {
+        set.of(pool).map_or(Vec::new(), |group| group.drain(..).map(|lane| lane.number).collect())
+    }
+
     #[test]
-    fn many_queues_find_lanes_and_no_lane_is_found_twice() {
-        let lane = |number| Lane { number, free: number, next: Which::Second, seq: Seq::FIRST, suspect: false };
+    fn batches_have_lanes_of_their_own_and_give_them_back() {
         let pool = LanePool::new((0..256).map(lane).collect());
-        let mut taken: Vec<VecDeque<Lane>> =
-            std::iter::from_fn(|| Some(pool.take()).filter(|lanes| !lanes.is_empty())).collect();
-        assert_eq!((taken.len(), taken[0].len(), taken[1].len()), (53, 16, 15));
-        let mut numbers: Vec<u32> = taken.iter().flatten().map(|lane| lane.number).collect();
+        let mut sets: Vec<_> = (0..16).map(|home| LaneSet::new(home / 2)).collect();
+        let mut numbers = Vec::new();
+        for set in &mut sets {
+            numbers.push(set.next(&pool).unwrap().number);
+            let more = taken(set, &pool);
+            assert_eq!(more.len(), PER_GROUP - 1);
+            numbers.extend(more);
+        }
         numbers.sort_unstable();
         assert_eq!(numbers, (0..256).collect::<Vec<_>>());
-        pool.put_back(taken.remove(0));
-        assert_eq!((pool.idle(), pool.take().len()), (16, 1));
+        assert_eq!(LaneSet::new(3).next(&pool), None);
+        sets[5].of(&pool).unwrap().push_back(lane(80));
+        sets.remove(5);
+        assert_eq!(LaneSet::new(3).next(&pool), Some(lane(80)));
+    }
+
+    #[test]
+    fn lanes_that_are_lost_are_not_waited_for() {
+        let last = LanePool::new(vec![lane(7)]);
+        let pools = [(); ARENAS + 1].map(|()| LanePool::new((0..2).map(lane).collect()));
+        let mut set = LaneSet::new(1);
+        // One group is at home, and the other one is found next.
+        assert_eq!((set.next(&pools[0]), set.next(&pools[0])), (Some(lane(1)), None));
+        assert_eq!((set.wait(&pools[0]), set.wait(&pools[0])), (Some(lane(0)), None));
+        // A few arenas at once; for one more, all others are given back.
+        assert!(pools[1..].iter().all(|pool| set.next(pool).is_some()));
+        assert_eq!(set.next(&pools[0]), None);
+        assert_eq!((set.next(&last), set.wait(&last)), (None, Some(lane(7))));
+        assert!(pools[1..].iter().all(|pool| set.of(pool).is_none()));
     }
 
     #[test]
     fn a_lane_whose_block_is_read_gives_way_to_another() {
-        let lane = |free| Lane { number: free, free, next: Which::First, seq: Seq::FIRST, suspect: false };
         let mut others: VecDeque<Lane> = [2, 3].map(lane).into();
         let mut wanted = lane(1);
         wanted.find_unread(&mut others, |block| block < 3);

@@ -2,7 +2,6 @@
 //! Every interleaving of lanes, locks and read tracking, on the code that ships; map and blocks are words here.
 //! `RUSTFLAGS="--cfg loom" cargo test -p pageless-drivers --release --lib loom::`
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use loom::cell::UnsafeCell;
@@ -10,7 +9,7 @@ use loom::sync::atomic::AtomicU32;
 use loom::thread;
 
 use super::flog::{Seq, Which};
-use super::lanes::{Lane, LanePool};
+use super::lanes::{Lane, LanePool, LaneSet};
 use super::map_locks::MapLocks;
 use super::read_table::{Block, Place, ReadTable};
 use super::sync::Ordering;
@@ -38,10 +37,10 @@ impl Model {
     }
 
     /// The steps of a write.
-    fn write(&self, lanes: &mut VecDeque<Lane>) {
-        let mut lane = lanes.pop_front().unwrap();
+    fn write<'s>(&'s self, lanes: &mut LaneSet<'s>) {
+        let mut lane = lanes.next(&self.lanes).or_else(|| lanes.wait(&self.lanes)).unwrap();
         ReadTable::look();
-        lane.find_unread(lanes, |block| self.reads.reads(Block::new(0, block)));
+        lane.find_unread(lanes.of(&self.lanes).unwrap(), |block| self.reads.reads(Block::new(0, block)));
         self.blocks[lane.free as usize].with_mut(|_| ());
         let held = self.locks.hold(std::iter::once(0));
         let old = self.map.load(Ordering::Acquire);
@@ -49,7 +48,7 @@ impl Model {
         self.map.store(lane.free, Ordering::Release);
         drop(held);
         lane.free = old;
-        lanes.push_back(lane);
+        lanes.of(&self.lanes).unwrap().push_back(lane);
     }
 
     fn read(&self, place: &mut Place) {
@@ -69,35 +68,37 @@ fn no_block_is_written_while_it_is_read() {
         let mut place = model.reads.enter().unwrap();
         let reading = Arc::clone(&model);
         let reader = thread::spawn(move || reading.read(&mut place));
-        let mut lanes = model.lanes.take();
+        let mut lanes = LaneSet::new(0);
         model.write(&mut lanes);
         model.write(&mut lanes);
-        model.lanes.put_back(lanes);
+        drop(lanes);
         reader.join().unwrap();
+    });
+}
+
+/// Two writers of the same block, from the same home; as many lanes as that, or one for both.
+fn two_writers(lanes: u32) {
+    loom::model(move || {
+        let model = Model::new(lanes);
+        let other = Arc::clone(&model);
+        let writer = thread::spawn(move || other.write(&mut LaneSet::new(0)));
+        model.write(&mut LaneSet::new(0));
+        writer.join().unwrap();
+        let mut blocks = model.lanes.all();
+        blocks.push(model.map.load(Ordering::Acquire));
+        blocks.sort_unstable();
+        assert_eq!(blocks, (0..=lanes).collect::<Vec<_>>());
     });
 }
 
 #[test]
 fn two_writers_of_one_block_lose_no_block() {
-    loom::model(|| {
-        let model = Model::new(2);
-        let other = Arc::clone(&model);
-        let writer = thread::spawn(move || {
-            let mut lanes = other.lanes.take();
-            other.write(&mut lanes);
-            other.lanes.put_back(lanes);
-        });
-        let mut lanes = model.lanes.take();
-        assert_eq!(lanes.len(), 1);
-        model.write(&mut lanes);
-        model.lanes.put_back(lanes);
-        writer.join().unwrap();
-        let free = std::iter::from_fn(|| Some(model.lanes.take()).filter(|lanes| !lanes.is_empty())).flatten();
-        let mut blocks: Vec<u32> = free.map(|lane| lane.free).collect();
-        blocks.push(model.map.load(Ordering::Acquire));
-        blocks.sort_unstable();
-        assert_eq!(blocks, [0, 1, 2]);
-    });
+    two_writers(2);
+}
+
+#[test]
+fn two_queues_that_want_the_same_lane_have_it_one_after_the_other() {
+    two_writers(1);
 }
 
 #[test]
@@ -108,20 +109,26 @@ fn a_reader_and_two_writers_share_lanes_one_after_the_other() {
         let reading = Arc::clone(&model);
         let reader = thread::spawn(move || reading.read(&mut place));
         let other = Arc::clone(&model);
-        let writer = thread::spawn(move || {
-            let mut lanes = other.lanes.take();
-            if !lanes.is_empty() {
-                other.write(&mut lanes);
-            }
-            other.lanes.put_back(lanes);
-        });
-        let mut lanes = model.lanes.take();
-        if !lanes.is_empty() {
-            model.write(&mut lanes);
-        }
-        model.lanes.put_back(lanes);
+        let writer = thread::spawn(move || other.write(&mut LaneSet::new(0)));
+        model.write(&mut LaneSet::new(0));
         writer.join().unwrap();
         reader.join().unwrap();
+    });
+}
+
+/// Each has lanes of one arena when it wants some of the other one's.
+#[test]
+fn batches_of_two_arenas_do_not_wait_in_a_circle() {
+    loom::model(|| {
+        let pools = Arc::new([Model::new(1), Model::new(1)]);
+        let others = Arc::clone(&pools);
+        let run = |pools: [&Model; 2]| {
+            let mut lanes = LaneSet::new(0);
+            pools.into_iter().for_each(|model| model.write(&mut lanes));
+        };
+        let backward = thread::spawn(move || run([&others[1], &others[0]]));
+        run([&pools[0], &pools[1]]);
+        backward.join().unwrap();
     });
 }
 

@@ -12,7 +12,7 @@ use super::sync::{Mutex, MutexGuard, lock};
 const ENTRIES: u64 = 16;
 
 /// Locks that a batch takes, at most.
-pub(super) const AT_ONCE: usize = super::lanes::PER_QUEUE;
+pub(super) const AT_ONCE: usize = super::lanes::PER_GROUP;
 
 /// Locks for all external blocks, each for many.
 #[derive(Debug)]

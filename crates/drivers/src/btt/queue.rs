@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! [`BttQueue`]: one thread's lanes, and requests executed a batch at a time.
+//! [`BttQueue`]: one thread's requests, executed a batch at a time.
 //!
 //! Requests of one batch are in flight together, so nothing is said of their order: reads come first, then what modifies
 //! in the order of submission, then flushes.
@@ -9,13 +9,11 @@ use std::sync::Arc;
 
 use pageless_block::{Bio, Completion, Error, ListCursor, Op, Queue, Reach, Refused, RefusedWhy, Route, Status, Why};
 use pageless_mem::persist::{self, Durability};
-use std::collections::VecDeque;
 
 use super::BttError;
-use super::arena::Arena;
 use super::device::Shared;
 use super::io::Io;
-use super::lanes::Lane;
+use super::lanes::LaneSet;
 use super::open::Order;
 use super::read::Reads;
 use super::read_table::Place;
@@ -37,7 +35,6 @@ pub(super) struct BttQueue {
     place: Place,
     reads: Reads,
     writes: Writes,
-    lanes: LaneSet,
     shared: Arc<Shared>,
 }
 
@@ -72,48 +69,6 @@ impl Job {
     }
 }
 
-/// The lanes of one queue, an arena each. Given back when it goes.
-#[derive(Debug)]
-pub(super) struct LaneSet {
-    shared: Arc<Shared>,
-    lanes: Vec<VecDeque<Lane>>,
-}
-
-impl LaneSet {
-    fn take(shared: &Arc<Shared>) -> Result<LaneSet, BttError> {
-        let mut set = LaneSet { shared: Arc::clone(shared), lanes: Vec::new() };
-        for arena in &shared.arenas {
-            let lanes = arena.lanes.take();
-            if lanes.is_empty() && !arena.frozen() {
-                return Err(BttError::NoLanes { arena: arena.number, lanes: arena.geometry.nfree() });
-            }
-            set.lanes.push(lanes);
-        }
-        Ok(set)
-    }
-
-    pub(super) fn of(&mut self, arena: u32) -> &mut VecDeque<Lane> {
-        &mut self.lanes[arena as usize]
-    }
-
-    /// A lane that does nothing. Where all of them were lost to bad blocks the arena may have more.
-    pub(super) fn next(&mut self, arena: &Arena) -> Option<Lane> {
-        let lanes = self.of(arena.number);
-        if lanes.is_empty() {
-            *lanes = arena.lanes.take();
-        }
-        lanes.pop_front()
-    }
-}
-
-impl Drop for LaneSet {
-    fn drop(&mut self) {
-        for (arena, lanes) in self.shared.arenas.iter().zip(&mut self.lanes) {
-            arena.lanes.put_back(lanes.drain(..));
-        }
-    }
-}
-
 impl BttQueue {
     pub(super) fn new(shared: Arc<Shared>) -> Result<BttQueue, BttError> {
         Ok(BttQueue {
@@ -123,7 +78,6 @@ impl BttQueue {
             place: shared.reads.enter().ok_or(BttError::NoQueues)?,
             reads: Reads::default(),
             writes: Writes::default(),
-            lanes: LaneSet::take(&shared)?,
             shared,
         })
     }
@@ -137,7 +91,7 @@ impl BttQueue {
     }
 
     fn modifications(&mut self) {
-        let (shared, io, lanes) = (&*self.shared, &mut self.io, &mut self.lanes);
+        let (shared, io, lanes) = (&*self.shared, &mut self.io, &mut LaneSet::new(self.place.number()));
         let mut batch = (self.pending.as_slice(), self.jobs.as_mut_slice());
         for (index, bio) in self.pending.iter().enumerate() {
             match bio.op {

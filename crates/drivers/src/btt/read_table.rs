@@ -96,6 +96,11 @@ impl Drop for Place {
 }
 
 impl Place {
+    /// Its number among all queues that there can be.
+    pub(super) fn number(&self) -> usize {
+        self.index
+    }
+
     /// Publishes the blocks that `look_up` finds in the map for the first `count` of what is to be read, at most
     /// [`AT_ONCE`]. It is asked again until each one is published that it finds last.
     pub(super) fn publish(&mut self, count: usize, mut look_up: impl FnMut(usize) -> Block) -> Published<'_> {

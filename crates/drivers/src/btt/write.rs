@@ -11,13 +11,15 @@
 //! map        new entry in one store                                              fence
 //!            give the locks back; what the entry named is the lane's free block
 //! ```
-//! Each fence is shared by up to [`PER_QUEUE`] writes, no two of them of one block. A cut before the second fence leaves
+//! Each fence is shared by up to [`PER_GROUP`] writes, no two of them of one block. A cut before the second fence leaves
 //! the old block, or what recovery finishes, as one after it does. What follows the data is [`commit`]'s.
 //!
 //! # Bad blocks
 //! A free block that does not take bytes holds nobody's, so its lane is set aside until the disk is opened again, and the
 //! write takes another one. A block that was freed because it could not be read is tried first: zeroes are stored to it and
 //! read back.
+
+use std::collections::VecDeque;
 
 use pageless_block::{Bio, ListCursor, Op, Status};
 use pageless_mem::{Access, Fault, Kmap, copy, copy_ahead, persist};
@@ -26,9 +28,9 @@ use super::arena::Arena;
 use super::commit::commit;
 use super::device::Shared;
 use super::io::{Io, Section};
-use super::lanes::{Lane, PER_QUEUE};
+use super::lanes::{Lane, LaneSet, PER_GROUP};
 use super::map::{MapEntry, MapState};
-use super::queue::{Job, LaneSet};
+use super::queue::Job;
 use super::read_table::ReadTable;
 use super::trouble::Trouble;
 
@@ -39,6 +41,8 @@ pub(super) type Batch<'b> = (&'b [Bio], &'b mut [Job]);
 #[derive(Debug, Default)]
 pub(super) struct Writes {
     blocks: Vec<Write>,
+    /// They take another lane.
+    again: Vec<Write>,
 }
 
 /// A block to be written, and the lane that does it.
@@ -67,6 +71,8 @@ pub(super) enum State {
     Failed,
     /// The lane's block is bad: it takes another lane.
     BadBlock,
+    /// The same, and no other lane of the group is idle.
+    Again,
     /// Nothing of it counts, and the lane's block or its place in the flog is bad.
     Retired,
     /// The flog has it and the map has not.
@@ -75,7 +81,14 @@ pub(super) enum State {
 
 impl Writes {
     /// Writes a request, or the most of it: [`Writes::run`] does the rest.
-    pub(super) fn add(&mut self, shared: &Shared, io: &mut Io, lanes: &mut LaneSet, batch: &mut Batch<'_>, job: usize) {
+    pub(super) fn add<'s>(
+        &mut self,
+        shared: &'s Shared,
+        io: &mut Io,
+        lanes: &mut LaneSet<'s>,
+        batch: &mut Batch<'_>,
+        job: usize,
+    ) {
         let block = u64::from(shared.lba_size.block());
         let bio = &batch.0[job];
         let first = bio.sector.bytes() / block;
@@ -87,18 +100,18 @@ impl Writes {
     }
 
     /// Writes one block of a request, now or with the next ones. False when the request has failed before.
-    pub(super) fn add_block(
+    pub(super) fn add_block<'s>(
         &mut self,
-        shared: &Shared,
+        shared: &'s Shared,
         io: &mut Io,
-        lanes: &mut LaneSet,
+        lanes: &mut LaneSet<'s>,
         batch: &mut Batch<'_>,
         (job, index, external): (usize, u64, u64),
     ) -> bool {
         let (arena, _) = shared.locate(external);
         let same = |write: &Write| write.external == external;
         // Of two writes of a block the second one frees what the first one wrote.
-        if self.blocks.len() == PER_QUEUE || self.blocks.iter().any(same) {
+        if self.blocks.len() == PER_GROUP || self.blocks.iter().any(same) {
             self.run(shared, io, lanes, batch);
         }
         if batch.1[job].failed() {
@@ -108,13 +121,13 @@ impl Writes {
             batch.1[job].fail(index, status);
             return false;
         }
-        if lanes.of(arena.number).is_empty() {
+        let mut lane = lanes.next(&arena.lanes);
+        if lane.is_none() {
             self.run(shared, io, lanes, batch);
+            lane = lanes.next(&arena.lanes).or_else(|| lanes.wait(&arena.lanes));
         }
-        let Some(lane) = lanes.next(arena) else {
-            // Frozen meanwhile, or all of them lost to bad blocks.
-            let status = if arena.frozen() { Status::ReadOnly } else { Status::Media };
-            batch.1[job].fail(index, status);
+        let Some(lane) = lane else {
+            batch.1[job].fail(index, no_lane(arena));
             return false;
         };
         let frames = batch.1[job].frames;
@@ -126,34 +139,59 @@ impl Writes {
         true
     }
 
-    /// Writes what waits.
-    pub(super) fn run(&mut self, shared: &Shared, io: &mut Io, lanes: &mut LaneSet, batch: &mut Batch<'_>) {
+    /// Writes what waits. All lanes do nothing then.
+    pub(super) fn run<'s>(&mut self, shared: &'s Shared, io: &mut Io, lanes: &mut LaneSet<'s>, batch: &mut Batch<'_>) {
         if self.blocks.is_empty() {
             return;
         }
+        self.run_once(shared, io, lanes, batch);
+        while let Some(write) = self.again.pop() {
+            let (arena, _) = shared.locate(write.external);
+            match lanes.next(&arena.lanes).or_else(|| lanes.wait(&arena.lanes)) {
+                Some(lane) => {
+                    self.blocks.push(Write { lane, state: State::Good, ..write });
+                    self.run_once(shared, io, lanes, batch);
+                }
+                None => batch.1[write.job].fail(write.index, no_lane(arena)),
+            }
+        }
+    }
+
+    fn run_once(&mut self, shared: &Shared, io: &mut Io, lanes: &mut LaneSet<'_>, batch: &mut Batch<'_>) {
         self.store_data(shared, io, lanes, batch);
         commit(shared, io, &mut self.blocks, batch.1);
         for write in self.blocks.drain(..) {
             let (arena, lba) = shared.locate(write.external);
-            let mut lane = write.lane;
-            match write.state {
-                State::Good => {
-                    lane.suspect = write.old.state() == MapState::Error;
-                    lane.free = write.old.block(lba);
-                    lane.next = lane.next.other();
-                    lane.seq = lane.seq.next();
-                    lanes.of(arena.number).push_back(lane);
+            let lane = match write.state {
+                State::Good => Lane {
+                    number: write.lane.number,
+                    free: write.old.block(lba),
+                    next: write.lane.next.other(),
+                    seq: write.lane.seq.next(),
+                    suspect: write.old.state() == MapState::Error,
+                },
+                State::Failed => write.lane,
+                State::Retired => {
+                    retire(shared, arena, &write.lane);
+                    continue;
                 }
-                State::Failed => lanes.of(arena.number).push_back(lane),
-                State::Retired => retire(shared, arena, &lane),
+                State::Again => {
+                    retire(shared, arena, &write.lane);
+                    self.again.push(write);
+                    continue;
+                }
                 // Its arena is frozen.
-                State::Committed | State::BadBlock => {}
+                State::Committed | State::BadBlock => continue,
+            };
+            // They were taken from there.
+            if let Some(group) = lanes.of(&arena.lanes) {
+                group.push_back(lane);
             }
         }
     }
 
     /// The first step: nothing that is stored here is anybody's yet.
-    fn store_data(&mut self, shared: &Shared, io: &mut Io, lanes: &mut LaneSet, (bios, jobs): &mut Batch<'_>) {
+    fn store_data(&mut self, shared: &Shared, io: &mut Io, lanes: &mut LaneSet<'_>, (bios, jobs): &mut Batch<'_>) {
         ReadTable::look();
         for write in &mut self.blocks {
             write.find_block(shared, io, lanes, jobs);
@@ -202,18 +240,21 @@ impl Write {
     }
 
     /// Sees to it that the lane's block can be stored to, or takes a lane of which it can.
-    fn find_block(&mut self, shared: &Shared, io: &mut Io, lanes: &mut LaneSet, jobs: &mut [Job]) {
+    fn find_block(&mut self, shared: &Shared, io: &mut Io, lanes: &mut LaneSet<'_>, jobs: &mut [Job]) {
         let (arena, _) = shared.locate(self.external);
+        let mut none = VecDeque::new();
+        let idle = lanes.of(&arena.lanes).unwrap_or(&mut none);
         loop {
             if self.state == State::BadBlock {
-                let Some(other) = lanes.next(arena) else {
-                    return self.fail(jobs, Status::Media, State::Retired);
+                let Some(other) = idle.pop_front() else {
+                    self.state = State::Again;
+                    return;
                 };
                 retire(shared, arena, &std::mem::replace(&mut self.lane, other));
                 self.state = State::Good;
             }
             let read = |block| shared.reads.reads(arena.block(block));
-            self.lane.find_unread(lanes.of(arena.number), read);
+            self.lane.find_unread(idle, read);
             if !self.lane.suspect && !shared.bad(arena, self.lane.free) {
                 return;
             }
@@ -293,6 +334,12 @@ fn try_block(shared: &Shared, io: &mut Io, arena: &Arena, block: u32) -> Result<
         from.read(&mut bytes[..len]).map_err(|error| error.fault)?;
     }
     Ok(())
+}
+
+/// All lanes were lost to bad blocks, or their arena was frozen meanwhile.
+#[cold]
+fn no_lane(arena: &Arena) -> Status {
+    if arena.frozen() { Status::ReadOnly } else { Status::Media }
 }
 
 #[cold]

@@ -11,18 +11,18 @@ use pageless_mem::{Access, Extent, Fault};
 use super::arena::Arena;
 use super::device::Shared;
 use super::io::{Io, Maps};
+use super::lanes::LaneSet;
 use super::map::{MapEntry, MapState};
 use super::map_locks::MapLocks;
 use super::open::Order;
-use super::queue::LaneSet;
 use super::read::out_of_bounds;
 use super::write::{Batch, Writes};
 
 /// Executes a discard or a write-zeroes. Blocks that have to be written wait in `writes`.
-pub(super) fn execute(
-    shared: &Shared,
+pub(super) fn execute<'s>(
+    shared: &'s Shared,
     io: &mut Io,
-    lanes: &mut LaneSet,
+    lanes: &mut LaneSet<'s>,
     writes: &mut Writes,
     batch: &mut Batch<'_>,
     job: usize,
