@@ -3,7 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 #![allow(clippy::cast_possible_truncation, reason = "sizes in these tests are small")]
 
-use pageless_block::{Bio, BlockDevice, Completion, Queue, Sector, Status, open_checked};
+use pageless_block::{Bio, BlockDevice, Completion, Flags, Queue, Sector, Status, open_checked};
+use pageless_drivers::btt::info::Uuid;
+use pageless_drivers::btt::layout::{LbaSize, Placement};
+use pageless_drivers::btt::{BttDisk, CreateOptions, OpenOptions};
 use pageless_drivers::{MemoryDisk, RamDisk};
 use pageless_mem::{Access, Backing, Memory, PhysRange, Region};
 use pageless_testkit::FakeFunction;
@@ -51,6 +54,29 @@ fn a_disk_in_a_bar_ends_with_its_function() {
     let gone = (Status::Gone, 0);
     assert_eq!(run(&mut queue, bios)[..3], [gone; 3]);
     assert_eq!(run(&mut *disk.open_queue().unwrap(), [Bio::read(Sector(0), late, 0)]), [gone]);
+}
+
+/// What was not stored to the map of a BTT was not zeroed.
+#[test]
+fn a_btt_in_a_bar_ends_with_its_function() {
+    const LEN: usize = (16 << 20) + 8192;
+    let memory = Memory::new().unwrap();
+    let function = FakeFunction::new(&vec![0; LEN]).unwrap();
+    let medium = function.region(&memory).unwrap();
+    let size = LbaSize::new(4096).unwrap();
+    BttDisk::create(&memory, &medium, &CreateOptions::new(size, Placement::V1_1, Uuid([7; 16]))).unwrap();
+    let disk = BttDisk::open(&memory, &medium, "btt", &OpenOptions::default()).unwrap();
+    let buffer = ram(&memory);
+    let page = |number: u64| buffer.range(4096 * number, 4096).unwrap();
+    let write = |number: u64| Bio::write(Sector(8 * number), page(number), 0);
+    let mut queue = open_checked(&disk).unwrap();
+    assert_eq!(run(&mut queue, (0..4).map(write)), [(Status::Ok, 4096); 4]);
+    function.unplug().unwrap();
+    let zeroes = Bio::write_zeroes(Sector(0), 4096, 0);
+    let written = Bio::write_zeroes(Sector(8), 4096, 0).with_flags(Flags::NO_UNMAP);
+    for bio in [zeroes, written, Bio::discard(Sector(16), 4096, 0), write(3), Bio::read(Sector(0), page(4), 0)] {
+        assert_eq!(run(&mut queue, [bio]), [(Status::Gone, 0)]);
+    }
 }
 
 #[test]

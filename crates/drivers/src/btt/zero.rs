@@ -5,7 +5,7 @@
 //! A block whose entry says that it cannot be read is written instead, so that it is exchanged for another one. Where the
 //! submitter wants the blocks to stay allocated (`NO_UNMAP`), zeroes are written in any case.
 
-use pageless_block::{Flags, Op, Status};
+use pageless_block::{Bio, Flags, Op, Status};
 use pageless_mem::{Access, Extent, Fault};
 
 use super::arena::Arena;
@@ -54,7 +54,7 @@ pub(super) fn execute<'s>(
             index += (bytes / 4).max(1);
             continue;
         }
-        match run.zero(shared, io, external, bio.op) {
+        match run.zero(shared, io, external, bio) {
             Ok(None) => index += run.len,
             Ok(Some(unreadable)) => {
                 index += unreadable;
@@ -85,7 +85,7 @@ impl Run<'_> {
     }
 
     /// Changes the entries. Stops at one whose block cannot be read, and says how many were done by then.
-    fn zero(&self, shared: &Shared, io: &mut Io, external: u64, op: Op) -> Result<Option<u64>, (u64, Status)> {
+    fn zero(&self, shared: &Shared, io: &mut Io, external: u64, bio: &Bio) -> Result<Option<u64>, (u64, Status)> {
         let Run { arena, lba, len } = *self;
         shared.may_change(arena).map_err(|status| (0, status))?;
         let held = shared.locks.hold(std::iter::once(external));
@@ -94,7 +94,7 @@ impl Run<'_> {
             let section = io.section(shared);
             let mut maps = section.maps(Access::Write);
             for (done, lba) in (0..len).zip(lba..) {
-                let changed = zero_entry(shared, &mut maps, (arena, lba), op);
+                let changed = zero_entry(shared, &mut maps, (arena, lba), bio.op);
                 match changed {
                     Ok(true) => {}
                     Ok(false) => {
@@ -109,6 +109,9 @@ impl Run<'_> {
             }
         }
         drop(held);
+        if io.reader.confirm().is_err() && io.lost(shared, bio) {
+            return Err((0, Status::Gone));
+        }
         if shared.order == Order::Strict {
             let synced = io.flusher.persist(arena.map_offset(lba), 4 * len);
             synced.map_err(|fault: Fault| (0, Status::from(fault)))?;
