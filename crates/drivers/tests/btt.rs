@@ -84,11 +84,17 @@ fn btt_is_a_disk_with_every_block_size_and_at_every_place() {
 #[test]
 fn btt_is_a_disk_on_mapped_files_and_on_persistent_memory() {
     let memory = Memory::new().unwrap();
-    for kind in [Kind::Tmpfs, Kind::Ext4] {
+    // A tmpfs is synced as any file, and power takes it all the same.
+    for (kind, promise, unit) in [(Kind::Tmpfs, Promise::Nothing, 4096), (Kind::Ext4, Promise::ProcessDeath, 8)] {
         let Some(made_region) = kind.make(&memory, LEN) else { continue };
         let disk = made(&memory, made_region.region(), &create_options(4096, Placement::V1_1));
-        assert_eq!((disk.promise(), disk.limits().atomic_write_unit), (Promise::ProcessDeath, 8));
+        assert_eq!((disk.promise(), disk.limits().atomic_write_unit), (promise, unit));
         conformance(&disk, &memory, &quick());
+        let strict = OpenOptions { order: Order::Strict, ..OpenOptions::default() };
+        drop(disk);
+        let disk = BttDisk::open(&memory, made_region.region(), "btt", &strict).unwrap();
+        let bought = if promise == Promise::Nothing { promise } else { Promise::PowerCut };
+        assert_eq!((disk.promise(), disk.limits().atomic_write_unit), (bought, 4096));
     }
     for durability in [Durability::Clwb, Durability::Fence] {
         let region = memory.register(Backing::memfd_as(LEN, durability).unwrap()).unwrap();

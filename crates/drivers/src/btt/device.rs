@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use pageless_block::{BlockDevice, Error, Limits, Queue};
-use pageless_mem::persist::Durability;
+use pageless_mem::persist::{Durability, FlushDomain};
 use pageless_mem::{Memory, Region};
 
 use super::BttError;
@@ -36,8 +36,11 @@ pub enum Promise {
 }
 
 impl Promise {
-    pub(super) fn of(durability: Durability, order: Order) -> Promise {
-        match (durability, order) {
+    pub(super) fn of(domain: FlushDomain, order: Order) -> Promise {
+        if !domain.survives_power_loss() {
+            return Promise::Nothing;
+        }
+        match (domain.durability, order) {
             (Durability::Fence | Durability::Clwb, _) | (Durability::Msync, Order::Strict) => Promise::PowerCut,
             (Durability::Msync, Order::Kernel) => Promise::ProcessDeath,
             (Durability::Volatile, _) => Promise::Nothing,
@@ -52,7 +55,7 @@ impl fmt::Display for Promise {
             Promise::ProcessDeath => {
                 "sectors are atomic if the process dies, not if power does: this is a page cache (order=strict: slow, and both)"
             }
-            Promise::Nothing => "volatile memory: sectors are atomic towards readers, and power takes them all",
+            Promise::Nothing => "volatile memory: sectors are atomic as long as it is there, and power takes them all",
         })
     }
 }

@@ -103,7 +103,7 @@ pub(super) fn open(memory: &Memory, region: &Region, options: &OpenOptions) -> R
         troubles: Troubles::new(troubles),
         ailing: AtomicBool::new(!region.bad_ranges().is_empty()),
         order: if strict { Order::Strict } else { Order::Kernel },
-        promise: Promise::of(region.durability(), options.order),
+        promise: Promise::of(region.flush_domain(), options.order),
     };
     Ok(Opened { shared, placement: report.found.placement, identity, finished })
 }
