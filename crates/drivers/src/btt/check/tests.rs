@@ -353,8 +353,14 @@ fn btt_repair_stores_nothing_when_the_medium_has_changed() {
     assert_eq!(image.bytes(), before);
 }
 
+/// So many cases of a long test, unless `PROPTEST_CASES` says otherwise.
+fn cases(cases: u32) -> ProptestConfig {
+    let usual = ProptestConfig::default();
+    if std::env::var_os("PROPTEST_CASES").is_some() { usual } else { ProptestConfig { cases, ..usual } }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+    #![proptest_config(cases(64))]
     /// Whatever an image holds, a repair leaves nothing that could be repaired, and never makes more damage.
     #[test]
     fn btt_after_a_repair_nothing_repairable_is_left(
