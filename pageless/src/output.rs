@@ -2,8 +2,10 @@
 //! What is printed where: results on stdout, everything else on stderr.
 
 use std::io::Write as _;
+use std::sync::mpsc::Receiver;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use pageless::drivers::btt::Trouble;
 use pageless::open::Opened;
 use serde::Serialize;
 
@@ -33,6 +35,20 @@ pub(crate) fn notes(opened: &[&Opened]) {
             aside(&format!("pageless: {}: {note}\n", opened.name));
         }
     }
+}
+
+/// Tells what was found wrong since it was opened.
+pub(crate) fn troubles(opened: &[&Opened]) {
+    for opened in opened {
+        for found in opened.troubles.iter().flat_map(Receiver::try_iter) {
+            trouble(&opened.name, found);
+        }
+    }
+}
+
+/// Tells what was found wrong with a device in use.
+pub(crate) fn trouble(name: &str, trouble: Trouble) {
+    aside(&format!("pageless: {name}: {trouble}\n"));
 }
 
 /// A progress bar on stderr if that is a terminal, else nothing.

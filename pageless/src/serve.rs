@@ -12,6 +12,7 @@ use std::sync::mpsc::Receiver;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use pageless::drivers::btt::Trouble;
 use pageless::export::nbd::{Export, Notice, Server, ServerConfig, Totals};
 use pageless::export::{self, nbd};
 use pageless::mem::Memory;
@@ -75,13 +76,21 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
     }
     let told = tell_ready(&server, args, Served { bytes, read_only, atomic_write_unit });
     let notices = server.notices();
-    let teller = notices.map(|notices| spawn_teller(notices, args.json, opened.name.clone())).transpose()?;
+    let (json, device) = (args.json, opened.name.clone());
+    let teller =
+        notices.map(|notices| spawn_teller(notices, move |notice| tell_notice(&notice, json, &device))).transpose()?;
+    let device = opened.name.clone();
+    let troubles = opened.troubles;
+    let warner = troubles
+        .map(|troubles| spawn_teller(troubles, move |trouble| tell_trouble(trouble, json, &device)))
+        .transpose()?;
     // Where stdout is gone, whoever waits for the ready line never gets it, so there is nothing to wait for.
     let signal = if told.is_ok() { signals.wait() } else { Termination::Terminate };
     let told = told.and_then(|()| tell(args, &Event::Stopping { signal: name(signal) }));
     let stopped = server.stop(PATIENCE).map_err(|error| ServeError::stop(error, &opened.name));
-    // Ends with the server.
-    let told = told.and(teller.map_or(Ok(()), |teller| teller.join().unwrap_or(Ok(()))));
+    // They end with the server.
+    let told =
+        [teller, warner].into_iter().flatten().fold(told, |told, teller| told.and(teller.join().unwrap_or(Ok(()))));
     let totals = stopped?;
     let exports: Vec<ExportSummary> =
         totals.routes.iter().map(|routes| ExportSummary::new(&args.export, &opened.name, routes)).collect();
@@ -129,6 +138,8 @@ enum Event<'e> {
     },
     /// The medium of this export was taken away; its clients get `EIO` from now on.
     Gone { export: &'e str },
+    /// The medium is not as it should be; what that means for clients is in the words.
+    Trouble { what: String, read_only: bool },
     /// A signal came.
     Stopping { signal: &'static str },
     /// All is answered, flushed and removed.
@@ -180,19 +191,24 @@ fn tell_ready(server: &Server, args: &ServeArgs, served: Served) -> Result<(), F
     Ok(())
 }
 
+fn tell_notice(Notice::Gone { export }: &Notice, json: bool, device: &str) -> Result<(), Failure> {
+    output::aside(&format!("pageless: {device} is gone: every request gets an I/O error from now on\n"));
+    if json { output::json(&Event::Gone { export }) } else { Ok(()) }
+}
+
+fn tell_trouble(trouble: Trouble, json: bool, device: &str) -> Result<(), Failure> {
+    output::trouble(device, trouble);
+    let event = Event::Trouble { what: trouble.to_string(), read_only: trouble.freezes() };
+    if json { output::json(&event) } else { Ok(()) }
+}
+
 /// Tells what happens while clients are served.
-fn spawn_teller(
-    notices: Receiver<Notice>,
-    json: bool,
-    device: String,
+fn spawn_teller<T: Send + 'static>(
+    heard: Receiver<T>,
+    mut tell: impl FnMut(T) -> Result<(), Failure> + Send + 'static,
 ) -> Result<JoinHandle<Result<(), Failure>>, Failure> {
-    let tell = move || {
-        notices.into_iter().try_for_each(|Notice::Gone { export }| {
-            output::aside(&format!("pageless: {device} is gone: every request gets an I/O error from now on\n"));
-            if json { output::json(&Event::Gone { export: &export }) } else { Ok(()) }
-        })
-    };
-    let thread = std::thread::Builder::new().name("notices".into()).spawn(tell);
+    let thread =
+        std::thread::Builder::new().name("notices".into()).spawn(move || heard.into_iter().try_for_each(&mut tell));
     thread.map_err(|error| ServeError::Start(export::Error::Thread(Errno::from_io(&error))).into())
 }
 

@@ -4,9 +4,11 @@
 mod common;
 
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::process::{Command, Stdio};
 
+use common::nbd::{CMD_WRITE, EPERM, Peer};
 use common::server::{Serve, Server};
 use common::{MIB, Scratch, eventually, fails, have, ok, run, said};
 
@@ -177,6 +179,33 @@ fn btt_check_ends_at_ctrl_c() {
     }
 }
 
+/// The repair is made and checked again: whoever stops that is told where the bytes are that were there.
+#[test]
+fn btt_repair_that_is_stopped_after_its_changes_says_what_it_did() {
+    let scratch = Scratch::disk();
+    let path = scratch.path("large.btt");
+    ok(PAGELESS, &["btt", "create", &path, "--size", "4T", "--sector-size", "512"]);
+    poke(&path, 4096, b"torn");
+    let mut child = Command::new(PAGELESS)
+        .args(["btt", "repair", &path, "--apply"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("starts");
+    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.contains("large.btt.btt-undo")), "it says where they are kept");
+    ok("kill", &["-INT", &child.id().to_string()]);
+    let left: Vec<String> = lines.collect();
+    let out = child.wait_with_output().expect("ends");
+    assert_eq!((out.status.code(), left), (Some(130), vec![]), "{}", said(&out));
+    let text = said(&out);
+    assert!(text.contains("the changes are made; the bytes that were there are in"), "{text}");
+    let mut signature = [0; 4];
+    fs::File::open(&path).and_then(|file| file.read_exact_at(&mut signature, 4096)).expect("reads");
+    assert_eq!(&signature, b"BTT_");
+}
+
 #[test]
 fn btt_create_ends_at_ctrl_c_while_it_looks_for_data() {
     let scratch = Scratch::disk();
@@ -249,6 +278,35 @@ fn btt_repair_finishes_a_write_and_leaves_what_is_a_guess() {
     fs::File::open(&path).and_then(|file| file.read_exact_at(&mut word, map + 4 * 7)).expect("reads");
     assert_eq!(u32::from_le_bytes(word), (blocks + 2) | 0xc000_0000, "the write is finished");
     assert!(fs::read_to_string(scratch.path("kept")).expect("kept").ends_with(": 0000 0000\n"));
+}
+
+/// A BTT of ours in which map[9] is block 3, which map[3] is too.
+fn owned_twice(scratch: &Scratch) -> String {
+    let path = scratch.path("two.btt");
+    ok(PAGELESS, &["btt", "create", &path, "--size", "24M"]);
+    let mut mapoff = [0; 8];
+    fs::File::open(&path).and_then(|file| file.read_exact_at(&mut mapoff, 4096 + 0x60)).expect("reads");
+    poke(&path, 4096 + u64::from_le_bytes(mapoff) + 4 * 9, &0xc000_0003_u32.to_le_bytes());
+    path
+}
+
+#[test]
+fn btt_that_turns_out_to_be_damaged_when_it_is_written_says_so() {
+    let scratch = Scratch::disk();
+    let says = "map[9] is block 3, which another lba below it has too: the arena is read-only";
+    let path = owned_twice(&scratch);
+    let before = fs::read(&path).expect("reads");
+    let noise = scratch.file("noise", &common::noise(1 << 20, 1));
+    let (code, text) = exit(&["copy", &format!("file:{noise}"), &format!("btt:{path}")]);
+    assert_eq!((code, text.matches(says).count()), (1, 1), "{text}");
+
+    let server = Server::start(&format!("btt:{path}"));
+    assert!(!server.said().contains(says), "not before it is written");
+    let (mut peer, _) = Peer::connect(server.socket()).expect("connect");
+    assert_eq!(peer.ask(CMD_WRITE, 0, 0, 4096, &[1; 4096]), EPERM);
+    eventually("the server says why", || server.said().contains(says).then_some(()));
+    server.stop();
+    assert!(fs::read(&path).expect("reads") == before);
 }
 
 #[test]

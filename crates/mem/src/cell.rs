@@ -195,6 +195,10 @@ impl<'k, T: Word> Cell<'k, T> {
     pub fn store(&self, value: T) -> Result<(), Fault> {
         self.writable()?;
         #[cfg(feature = "testing")]
+        if crate::testing::record::refused(self.addr) {
+            return Err(Fault::Media);
+        }
+        #[cfg(feature = "testing")]
         let _recorded = crate::testing::record::storing(self.addr, size_of::<T>(), false);
         if let Some(source) = T::store(self.addr, value) {
             self.mend(source)?;

@@ -50,6 +50,11 @@ pub fn heal(region: &Region, offset: u64) -> Result<(), Error> {
     }
 }
 
+/// As if a sync of the region had failed that was somebody else's: everybody is told of it once.
+pub fn fail_sync(region: &Region) {
+    region.inner().flush_errors.note();
+}
+
 /// What the kernel says to plain `O_DIRECT` between these frames and the start of a file, as any program would ask for it.
 /// [`Access::Read`]: a write to the file, from the frames.
 ///

@@ -78,7 +78,9 @@ pub(crate) fn run(args: &CopyArgs) -> Result<(), Failure> {
     // From here on a destination that we made is removed unless it becomes whole.
     let made = dst.made.take();
     let job = Job { memory: &memory, src: &src, dst: &dst, bytes, block, depth: args.depth };
-    let report = move_bytes(&job, args, &signals).map_err(|failure| with_what_is_left(failure, &job, made.as_ref()))?;
+    let moved = move_bytes(&job, args, &signals);
+    output::troubles(&[&src, &dst]);
+    let report = moved.map_err(|failure| with_what_is_left(failure, &job, made.as_ref()))?;
     if let Some(made) = made {
         made.keep();
     }

@@ -35,8 +35,9 @@ pub(super) fn open(memory: &Memory, spec: &BttSpec, options: Options, name: &str
     {
         return Err(Problem::OtherSector { have: disk.lba_size().bytes(), asked: asked.bytes() });
     }
+    let troubles = Some(disk.troubles_to_come());
     let notes = notes(&disk);
-    Ok(Opened { registering, notes, ..only_a_disk(name, Box::new(disk), made, fresh) })
+    Ok(Opened { registering, notes, troubles, ..only_a_disk(name, Box::new(disk), made, fresh) })
 }
 
 fn failed(spec: &BttSpec, error: BttError) -> Problem {

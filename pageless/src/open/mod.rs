@@ -19,9 +19,11 @@ mod medium;
 mod memory;
 
 use std::path::Path;
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use pageless_block::BlockDevice;
+use pageless_drivers::btt::Trouble;
 use pageless_drivers::file::{FileDisk, FileDiskOptions};
 use pageless_drivers::{NullDisk, PmemDisk, RamDisk};
 use pageless_mem::persist::Durability;
@@ -63,6 +65,8 @@ pub struct Opened {
     pub registering: Duration,
     /// What the user should know before using it.
     pub notes: Vec<String>,
+    /// What is found wrong while it is used, where that is told.
+    pub troubles: Option<Receiver<Trouble>>,
 }
 
 /// Opens what a spec names.
@@ -97,7 +101,7 @@ fn open_memory(memory: &Memory, spec: &MemorySpec, options: Options, name: &str)
         _ => true,
     };
     let notes = page_cache_note(spec, &region).into_iter().collect();
-    Ok(Opened { name: name.into(), device, region: Some(region), made, fresh, registering, notes })
+    Ok(Opened { region: Some(region), registering, notes, ..only_a_disk(name, device, made, fresh) })
 }
 
 fn open_file(memory: &Memory, path: &Path, size: Option<u64>, options: Options, name: &str) -> Result<Opened, Problem> {
@@ -112,7 +116,16 @@ fn open_file(memory: &Memory, path: &Path, size: Option<u64>, options: Options, 
 
 /// What has no memory that others could use.
 fn only_a_disk(name: &str, device: Box<dyn BlockDevice>, made: Option<Made>, fresh: bool) -> Opened {
-    Opened { name: name.into(), device, region: None, made, fresh, registering: Duration::ZERO, notes: Vec::new() }
+    Opened {
+        name: name.into(),
+        device,
+        region: None,
+        made,
+        fresh,
+        registering: Duration::ZERO,
+        notes: Vec::new(),
+        troubles: None,
+    }
 }
 
 /// What a file mapped through the page cache means for whoever serves it.

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Receiver;
 
 use pageless_block::{BlockDevice, Error, Limits, Queue};
 use pageless_mem::persist::{Durability, FlushDomain};
@@ -220,6 +221,12 @@ impl BttDisk {
     /// What was found wrong so far, when it was opened and since.
     pub fn troubles(&self) -> Vec<Trouble> {
         self.shared.troubles.all()
+    }
+
+    /// What is found wrong from now on, as it is found, until the disk and its queues are gone. For one listener: the last
+    /// who asked.
+    pub fn troubles_to_come(&self) -> Receiver<Trouble> {
+        self.shared.troubles.listen()
     }
 }
 

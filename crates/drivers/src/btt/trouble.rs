@@ -2,7 +2,8 @@
 //! [`Trouble`]: what is wrong with a medium that is in use.
 
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use pageless_mem::Fault;
 
@@ -42,6 +43,13 @@ pub enum Trouble {
     },
 }
 
+impl Trouble {
+    /// Whether it made its arena read-only.
+    pub fn freezes(&self) -> bool {
+        matches!(self, Trouble::Froze(_) | Trouble::MapNotStored { .. })
+    }
+}
+
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -59,25 +67,37 @@ impl fmt::Display for Trouble {
     }
 }
 
-/// All there were.
-#[derive(Debug, Default)]
-pub(super) struct Troubles(Mutex<Vec<Trouble>>);
+/// All there were, and who wants to hear of more.
+#[derive(Debug)]
+pub(super) struct Troubles(Mutex<(Vec<Trouble>, Option<Sender<Trouble>>)>);
 
 impl Troubles {
     pub(super) fn new(troubles: Vec<Trouble>) -> Troubles {
-        Troubles(Mutex::new(troubles))
+        Troubles(Mutex::new((troubles, None)))
     }
 
     pub(super) fn tell(&self, trouble: Trouble) {
-        let mut troubles = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (troubles, listener) = &mut *self.lock();
         // What makes an arena read-only is kept in any case: there is little of it.
-        let room = troubles.len() < KEPT || matches!(trouble, Trouble::Froze(_) | Trouble::MapNotStored { .. });
+        let room = troubles.len() < KEPT || trouble.freezes();
         if room && !troubles.contains(&trouble) {
             troubles.push(trouble);
+            // Who does not listen any more need not be told.
+            let _ = listener.as_ref().map(|listener| listener.send(trouble));
         }
     }
 
     pub(super) fn all(&self) -> Vec<Trouble> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.lock().0.clone()
+    }
+
+    pub(super) fn listen(&self) -> Receiver<Trouble> {
+        let (sender, receiver) = mpsc::channel();
+        self.lock().1 = Some(sender);
+        receiver
+    }
+
+    fn lock(&self) -> MutexGuard<'_, (Vec<Trouble>, Option<Sender<Trouble>>)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -86,6 +86,8 @@ struct Recorder {
     /// Every thread seen, and whether it did something that a fence is about.
     threads: Vec<(ThreadId, bool)>,
     events: Vec<Event>,
+    /// A word that takes so many stores more, and then none.
+    refused: Option<(usize, u32)>,
 }
 
 impl Recorder {
@@ -142,8 +144,14 @@ pub struct Recording {
 pub fn record(region: &Region) -> Recording {
     let (region, len) = (Arc::clone(region.inner()), usize::try_from(region.len()).unwrap_or(0));
     let start = region.addr();
-    let recorder =
-        Recorder { region: Arc::clone(&region), start, end: start + len, threads: Vec::new(), events: Vec::new() };
+    let recorder = Recorder {
+        region: Arc::clone(&region),
+        start,
+        end: start + len,
+        threads: Vec::new(),
+        events: Vec::new(),
+        refused: None,
+    };
     lock().push(recorder);
     RECORDERS.count.fetch_add(1, Ordering::Release);
     Recording { region }
@@ -156,6 +164,12 @@ impl Recording {
             recorder.threads.clear();
             std::mem::take(&mut recorder.events)
         })
+    }
+
+    /// The word at this byte takes so many stores of cells more, and then fails as a broken page would.
+    pub fn refuse(&self, offset: u64, after: u32) {
+        let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+        self.with(|recorder| recorder.refused = Some((recorder.start.saturating_add(offset), after)));
     }
 
     /// Notes that the test is here.
@@ -235,6 +249,25 @@ impl Drop for Storing {
         recorder.store(addr, head, false);
         recorder.store(addr + head, lines, true);
         recorder.store(addr + head + lines, len - head - lines, false);
+    }
+}
+
+/// Whether a word is not to be stored to.
+#[inline]
+pub(crate) fn refused(addr: usize) -> bool {
+    recording() && is_refused(addr)
+}
+
+#[cold]
+fn is_refused(addr: usize) -> bool {
+    let Some((mut list, at)) = recorder_of(addr) else { return false };
+    match &mut list[at].refused {
+        Some((word, after)) if *word == addr => {
+            let refused = *after == 0;
+            *after = after.saturating_sub(1);
+            refused
+        }
+        _ => false,
     }
 }
 

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Media that fail a BTT in the middle of a write: what the request gets, what the disk says, and what is there when it is
+//! opened again.
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+#![allow(clippy::cast_possible_truncation, reason = "sizes in these tests are small")]
+
+use btt_rig::{LANES, LEN, Rig, run};
+use pageless_block::{Bio, BlockDevice, Sector, Status, open_checked};
+use pageless_drivers::btt::check::{Part, Problem};
+use pageless_drivers::btt::map::MapEntry;
+use pageless_drivers::btt::{BttDisk, OpenOptions, Order, Trouble};
+use pageless_mem::testing::{fail_sync, poison, record};
+use pageless_mem::{Backing, Durability, Fault, Memory};
+
+mod btt_rig;
+
+/// Nothing of the disk is changed any more, and it has said why, once.
+fn is_read_only(rig: &Rig, disk: &BttDisk, told: &[Trouble], lba: u32) {
+    let wanted = [Trouble::MapNotStored { arena: 0, lba, fault: Fault::Media }];
+    assert_eq!((disk.troubles(), told), (wanted.to_vec(), &wanted[..]));
+    assert!(wanted[0].freezes() && wanted[0].to_string().contains("the arena is read-only"));
+    let before = rig.bytes();
+    let mut queue = open_checked(disk).unwrap();
+    assert_eq!(rig.write(&mut queue, 6, 9), Status::ReadOnly);
+    let zeroes = [Bio::write_zeroes(Sector(0), 4096, 0), Bio::discard(Sector(0), 4096, 0)];
+    assert_eq!(run(&mut queue, zeroes), [Status::ReadOnly; 2]);
+    assert!(before == rig.bytes());
+}
+
+/// The flog has the write and the map has not: nobody may write the block until that is finished.
+#[test]
+fn btt_map_that_cannot_be_stored_makes_the_arena_read_only_until_it_is_opened_again() {
+    let rig = Rig::new();
+    let disk = rig.open();
+    let told = disk.troubles_to_come();
+    let mut queue = disk.open_queue().unwrap();
+    assert_eq!(rig.write(&mut *queue, 5, 1), Status::Ok);
+    let recording = record(&rig.region);
+    // Found good before the flog is stored, and bad after that.
+    recording.refuse(rig.arena.start + rig.arena.geometry.map_offset(5), 1);
+    assert_eq!(rig.write(&mut *queue, 5, 2), Status::Media);
+    is_read_only(&rig, &disk, &told.try_iter().collect::<Vec<_>>(), 5);
+    assert_eq!(rig.read(&disk, 5), (Status::Ok, 1));
+    drop((queue, disk, recording));
+    let disk = rig.open();
+    assert_eq!((disk.finished(), disk.troubles()), (1, vec![]));
+    assert_eq!(rig.read(&disk, 5), (Status::Ok, 2));
+    let mut queue = disk.open_queue().unwrap();
+    for lba in 0..3 * LANES {
+        assert_eq!(rig.write(&mut *queue, lba, lba as u8), Status::Ok);
+    }
+}
+
+/// A map that cannot be stored to at all is found out before the flog is: that request fails, and no other.
+#[test]
+fn btt_map_that_is_known_to_fail_fails_its_request_alone() {
+    let rig = Rig::new();
+    let disk = rig.open();
+    let mut queue = disk.open_queue().unwrap();
+    assert_eq!(rig.write(&mut *queue, 5, 1), Status::Ok);
+    let recording = record(&rig.region);
+    recording.refuse(rig.arena.start + rig.arena.geometry.map_offset(5), 0);
+    let frames = rig.range(1);
+    let bios = (4..7).map(|lba| Bio::write(Sector(8 * lba), frames, 0));
+    assert_eq!(run(&mut *queue, bios), [Status::Ok, Status::Media, Status::Ok]);
+    assert_eq!(disk.troubles(), []);
+    drop(recording);
+    assert_eq!(rig.write(&mut *queue, 5, 3), Status::Ok);
+    assert_eq!(rig.read(&disk, 5), (Status::Ok, 3));
+}
+
+/// After a sync that failed nobody knows what is on the medium.
+#[test]
+fn btt_sync_that_fails_makes_the_arena_read_only_until_it_is_opened_again() {
+    let memory = Memory::new().unwrap();
+    let region = memory.register(Backing::memfd_as(LEN, Durability::Msync).unwrap()).unwrap();
+    let rig = Rig::on(memory, region, 4096, LANES);
+    let strict = OpenOptions { order: Order::Strict, ..OpenOptions::default() };
+    let disk = BttDisk::open(&rig.memory, &rig.region, "btt", &strict).unwrap();
+    let told = disk.troubles_to_come();
+    let mut queue = disk.open_queue().unwrap();
+    assert_eq!(rig.write(&mut *queue, 5, 1), Status::Ok);
+    fail_sync(&rig.region);
+    assert_eq!(rig.write(&mut *queue, 5, 2), Status::Media);
+    is_read_only(&rig, &disk, &told.try_iter().collect::<Vec<_>>(), 5);
+    drop((queue, disk));
+    let disk = BttDisk::open(&rig.memory, &rig.region, "btt", &strict).unwrap();
+    assert_eq!(disk.troubles(), []);
+    let (status, byte) = rig.read(&disk, 5);
+    assert!(status == Status::Ok && (byte == 1 || byte == 2), "{status:?} {byte}");
+    assert_eq!(rig.write(&mut *disk.open_queue().unwrap(), 5, 3), Status::Ok);
+}
+
+/// One page of the map is broken: blocks whose entries lie there cannot be read or written; all others can.
+#[test]
+fn btt_bad_page_of_the_map_fails_its_blocks_and_no_other() {
+    let rig = Rig::new();
+    let (bad, good) = (5, 2000);
+    rig.set_map(bad, MapEntry::normal(bad));
+    let offset = rig.arena.start + rig.arena.geometry.map_offset(bad);
+    if pageless_testkit::require::kernel("UFFDIO_POISON", "guest/poison", poison(&rig.region, offset)).is_none() {
+        return;
+    }
+    let disk = rig.open();
+    let mut queue = open_checked(&disk).unwrap();
+    let frames = rig.range(1);
+    let at = |lba: u32| Sector(8 * u64::from(lba));
+    let bios = [Bio::read(at(bad), frames, 0), Bio::write(at(bad), frames, 0), Bio::discard(at(bad), 4096, 0)];
+    assert_eq!(run(&mut queue, bios), [Status::Media; 3]);
+    assert_eq!(rig.write(&mut queue, good, 7), Status::Ok);
+    assert_eq!(rig.read(&disk, good), (Status::Ok, 7));
+    let told = disk.troubles();
+    let unreadable = |trouble: &Trouble| matches!(trouble, Trouble::Noticed(found) if matches!(found.problem, Problem::Unreadable(Part::Map, _)));
+    assert!(told.iter().any(unreadable) && !told.iter().any(Trouble::freezes), "{told:?}");
+}
