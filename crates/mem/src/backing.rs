@@ -6,6 +6,8 @@ mod lent;
 #[cfg(feature = "pmem-io")]
 mod page_less;
 mod part;
+#[cfg(feature = "pmem-io")]
+mod shared;
 #[cfg(feature = "testing")]
 mod testing;
 

@@ -76,6 +76,16 @@ pub enum Error {
         /// What was asked.
         wanted: u64,
     },
+    /// Memory that another process shares is smaller than it says.
+    #[error("{len:#x} bytes at {offset:#x} are not in shared memory of {actual:#x} bytes")]
+    NotShared {
+        /// Where they would start in it.
+        offset: u64,
+        /// Bytes asked for.
+        len: u64,
+        /// Bytes there are.
+        actual: u64,
+    },
     /// The path names something that cannot be mapped.
     #[error("{path} is no regular file", path = path.display())]
     NotAFile {

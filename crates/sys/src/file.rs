@@ -127,6 +127,13 @@ impl File {
         }
     }
 
+    /// Bytes in a page of the file: what a mapping of it is made of.
+    pub fn page_size(&self) -> u64 {
+        let huge = |stat: &rustix::fs::StatFs| FileSystem(stat.f_type).is_hugetlbfs();
+        let stat = rustix::fs::fstatfs(&self.0).ok().filter(huge);
+        stat.and_then(|stat| u64::try_from(stat.f_bsize).ok()).unwrap_or(4096)
+    }
+
     /// Device and inode numbers, the identity of a file in this boot.
     pub fn identity(&self) -> Result<(u64, u64), Error> {
         let metadata = self.0.metadata().named("fstat")?;
@@ -252,10 +259,28 @@ pub struct FileSystem(i64);
 impl FileSystem {
     const TMPFS: i64 = 0x0102_1994;
     const RAMFS: i64 = 0x8584_58f6;
+    const HUGETLBFS: i64 = 0x9584_58f6;
+    const SECRETMEM: i64 = 0x5345_434d;
+    const DMA_BUF: i64 = 0x444d_4142;
 
     /// Whether what it holds is lost with power: tmpfs, ramfs.
     pub fn lives_in_memory(self) -> bool {
         matches!(self.0, FileSystem::TMPFS | FileSystem::RAMFS)
+    }
+
+    /// Whether it is memory on huge pages, of which mappings are whole.
+    pub fn is_hugetlbfs(self) -> bool {
+        self.0 == FileSystem::HUGETLBFS
+    }
+
+    /// Whether it is secret memory (memfd_secret(2)).
+    pub fn is_secret_memory(self) -> bool {
+        self.0 == FileSystem::SECRETMEM
+    }
+
+    /// Whether it is no file but a dma-buf.
+    pub fn is_dma_buf(self) -> bool {
+        self.0 == FileSystem::DMA_BUF
     }
 }
 
@@ -264,6 +289,9 @@ impl fmt::Display for FileSystem {
         f.write_str(match self.0 {
             FileSystem::TMPFS => "tmpfs",
             FileSystem::RAMFS => "ramfs",
+            FileSystem::HUGETLBFS => "hugetlbfs",
+            FileSystem::SECRETMEM => "secretmem",
+            FileSystem::DMA_BUF => "dma-buf",
             0xef53 => "ext4", // and ext2 and ext3, which share its number
             0x5846_5342 => "xfs",
             0x9123_683e => "btrfs",

@@ -35,6 +35,7 @@ pub mod pagemap;
 pub mod pci;
 pub mod perf;
 pub mod process;
+pub mod scm;
 pub mod signal;
 pub mod socket;
 pub mod uring;
