@@ -99,6 +99,8 @@ macro_rules! routines {
 }
 
 routines! {
+    "pageless_mem_load8" "pageless_mem_store8" "pageless_mem_or8":
+        "movzx eax, byte ptr [rdi]", "mov byte ptr [rdi], sil", "lock cmpxchg byte ptr [rdi], cl";
     "pageless_mem_load16" "pageless_mem_store16" "pageless_mem_or16":
         "movzx eax, word ptr [rdi]", "mov word ptr [rdi], si", "lock cmpxchg word ptr [rdi], cx";
     "pageless_mem_load32" "pageless_mem_store32" "pageless_mem_or32":
@@ -116,7 +118,7 @@ mod sealed {
     }
 }
 
-/// A width that a [`Cell`] can have: `u16`, `u32`, `u64`.
+/// A width that a [`Cell`] can have: `u8`, `u16`, `u32`, `u64`.
 pub trait Word: sealed::Routines {}
 
 macro_rules! width {
@@ -164,6 +166,7 @@ fn narrow<T: TryFrom<u64> + Default>(value: u64) -> T {
 }
 
 width! {
+    u8 pageless_mem_load8 pageless_mem_store8 pageless_mem_or8
     u16 pageless_mem_load16 pageless_mem_store16 pageless_mem_or16
     u32 pageless_mem_load32 pageless_mem_store32 pageless_mem_or32
     u64 pageless_mem_load64 pageless_mem_store64 pageless_mem_or64

@@ -74,7 +74,7 @@ impl<'o> Kmap<'o> {
         MemWriter::new(self.at.addr, self.at.len, self.at.region, self.at.offset)
     }
 
-    /// The aligned word of `T` (`u16`, `u32`, `u64`) at byte `offset`; `None` outside the window or misaligned.
+    /// The aligned word of `T` (`u8`, `u16`, `u32`, `u64`) at byte `offset`; `None` outside the window or misaligned.
     #[inline]
     pub fn cell<T: crate::cell::Word>(&self, offset: usize) -> Option<Cell<'_, T>> {
         let end = offset.checked_add(size_of::<T>()).filter(|end| *end <= self.at.len)?;

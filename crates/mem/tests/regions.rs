@@ -229,6 +229,10 @@ fn cells_are_words_of_their_width() {
     assert_eq!(window.cell::<u64>(8).unwrap().load(), Ok(0x8765_4321_1234_ffff));
     assert_eq!(window.cell::<u16>(10).unwrap().fetch_or(0x4000), Ok(0x1234));
     assert_eq!(window.cell::<u32>(12).unwrap().fetch_or(1 << 30), Ok(0x8765_4321));
+    assert_eq!(window.cell::<u8>(9).unwrap().fetch_or(0xf0), Ok(0xff));
+    window.cell::<u8>(9).unwrap().store(0x7f).unwrap();
+    assert_eq!(window.cell::<u8>(9).unwrap().fetch_or(0x80), Ok(0x7f));
+    assert_eq!(window.cell::<u8>(15).unwrap().load(), Ok(0xc7));
     assert_eq!(window.cell::<u64>(8).unwrap().fetch_or(0), Ok(0xc765_4321_5234_ffff));
     assert!(window.cell::<u32>(2).is_none() && window.cell::<u64>(4096 - 7).is_none());
     assert!(window.cell::<u64>(usize::MAX).is_none());
