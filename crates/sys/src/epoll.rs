@@ -21,6 +21,8 @@ pub enum Interest {
     ReadWrite,
     /// Only that the peer hung up.
     HangUp,
+    /// That it became readable, told once each time: nothing need be read.
+    Edge,
 }
 
 impl Interest {
@@ -30,6 +32,7 @@ impl Interest {
             Interest::Write => epoll::EventFlags::OUT,
             Interest::ReadWrite => epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::RDHUP,
             Interest::HangUp => epoll::EventFlags::empty(),
+            Interest::Edge => epoll::EventFlags::IN | epoll::EventFlags::ET,
         }
     }
 }

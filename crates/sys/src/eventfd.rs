@@ -4,9 +4,10 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::EventfdFlags;
+use rustix::fs::{FileType, OFlags};
 
-use crate::Error;
 use crate::error::Named;
+use crate::{Errno, Error};
 
 /// A non-blocking eventfd(2).
 #[derive(Debug)]
@@ -16,6 +17,19 @@ impl EventFd {
     /// A counter at zero.
     pub fn new() -> Result<EventFd, Error> {
         Ok(EventFd(rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).named("eventfd2")?))
+    }
+
+    /// Somebody else's, made non-blocking. What is no eventfd is refused: writing to a pipe or a socket may raise a signal,
+    /// and writing to a file changes it.
+    pub fn adopt(fd: OwnedFd) -> Result<EventFd, Error> {
+        let stat = rustix::fs::fstat(&fd).named("fstat")?;
+        // What is in no file system and has no type: an eventfd, or something that takes no eight bytes.
+        if FileType::from_raw_mode(stat.st_mode) != FileType::Unknown {
+            return Err(Error::Call { call: "write(eventfd)", errno: Errno::EINVAL });
+        }
+        let flags = rustix::fs::fcntl_getfl(&fd).named("fcntl(F_GETFL)")?;
+        rustix::fs::fcntl_setfl(&fd, flags | OFlags::NONBLOCK).named("fcntl(F_SETFL)")?;
+        Ok(EventFd(fd))
     }
 
     /// Makes the descriptor readable.
@@ -33,5 +47,24 @@ impl EventFd {
 impl AsFd for EventFd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_eventfd_of_somebody_else_is_adopted_and_nothing_that_is_none() {
+        let made = rustix::event::eventfd(0, EventfdFlags::CLOEXEC).unwrap();
+        let adopted = EventFd::adopt(made).unwrap();
+        assert!(!adopted.drain(), "it would block otherwise");
+        adopted.signal();
+        assert!(adopted.drain());
+        let (reader, writer) = rustix::pipe::pipe().unwrap();
+        let file = std::fs::File::open("/dev/null").unwrap();
+        for other in [reader, writer, file.into()] {
+            EventFd::adopt(other).unwrap_err();
+        }
     }
 }
