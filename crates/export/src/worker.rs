@@ -3,6 +3,7 @@
 //! waiting is better done awake, and a [`Gather`] that decides whether work is better done in batches.
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,17 +13,20 @@ use pageless_sys::eventfd::EventFd;
 #[derive(Debug)]
 pub(crate) struct Inbox<T> {
     items: Mutex<Vec<T>>,
+    /// Something was handed over, for a thread that is awake.
+    filled: AtomicBool,
     event: EventFd,
 }
 
 impl<T> Inbox<T> {
     pub(crate) fn new() -> Result<Inbox<T>, pageless_sys::Error> {
-        Ok(Inbox { items: Mutex::new(Vec::new()), event: EventFd::new()? })
+        Ok(Inbox { items: Mutex::new(Vec::new()), filled: AtomicBool::new(false), event: EventFd::new()? })
     }
 
     /// Hands one over and wakes the thread.
     pub(crate) fn put(&self, item: T) {
         self.items.lock().unwrap_or_else(PoisonError::into_inner).push(item);
+        self.filled.store(true, Ordering::Release);
         self.event.signal();
     }
 
@@ -31,9 +35,16 @@ impl<T> Inbox<T> {
         self.event.signal();
     }
 
+    /// Whether something was handed over since the last [`take`](Inbox::take): no system call.
+    #[inline]
+    pub(crate) fn filled(&self) -> bool {
+        self.filled.load(Ordering::Acquire)
+    }
+
     /// Takes what was handed over and resets the event.
     pub(crate) fn take(&self) -> Vec<T> {
         self.event.drain();
+        self.filled.store(false, Ordering::Relaxed);
         std::mem::take(&mut *self.items.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -54,13 +65,16 @@ pub(crate) struct Spin {
     gap: u64,
     /// Waits for which not to spin, because others want the processor.
     hold: u32,
+    limit: Duration,
+    /// Gaps shorter than this on average are worth it, in nanoseconds.
+    worth: u64,
 }
 
 impl Spin {
     /// The longest spin.
     pub(crate) const LIMIT: Duration = Duration::from_micros(150);
     /// Gaps shorter than this on average are worth it.
-    const WORTH: u64 = 60_000;
+    const WORTH: Duration = Duration::from_micros(60);
     /// A gap counts for no more than this, so that one pause does not outlast many short gaps.
     const CAP: u64 = 400_000;
 
@@ -71,12 +85,17 @@ impl Spin {
     const HOLD: u32 = 256;
 
     pub(crate) fn new() -> Spin {
-        Spin { gap: Spin::CAP, hold: 0 }
+        Spin::at_most(Spin::LIMIT, Spin::WORTH)
+    }
+
+    /// One that polls at most `limit` where gaps are shorter than `worth` on average.
+    pub(crate) fn at_most(limit: Duration, worth: Duration) -> Spin {
+        Spin { gap: Spin::CAP, hold: 0, limit, worth: u64::try_from(worth.as_nanos()).unwrap_or(u64::MAX) }
     }
 
     /// How long to poll now.
     pub(crate) fn budget(&self) -> Duration {
-        if self.gap < Spin::WORTH && self.hold == 0 { Spin::LIMIT } else { Duration::ZERO }
+        if self.gap < self.worth && self.hold == 0 { self.limit } else { Duration::ZERO }
     }
 
     /// Others want the processor.
