@@ -24,9 +24,11 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::cast_possible_truncation, reason = "tests count in small numbers"))]
 
+mod counter;
 mod error;
 pub mod nbd;
 mod slab;
+pub mod vhost_user;
 mod worker;
 
 pub use error::Error;

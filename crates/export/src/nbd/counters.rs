@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a server did, counted. Each worker writes its own [`Counters`] and no other thread does; anyone may read.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-
 use pageless_block::{RouteCounters, RouteTotals};
+
+use crate::counter::Counter;
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
@@ -66,19 +66,5 @@ impl Counters {
     /// Nothing yet, for so many exports.
     pub(crate) fn new(exports: usize) -> Counters {
         Counters { routes: (0..exports).map(|_| RouteCounters::default()).collect(), ..Counters::default() }
-    }
-}
-
-/// A number with one writer: no locked instruction is needed to add to it.
-#[derive(Debug, Default)]
-pub(crate) struct Counter(AtomicU64);
-
-impl Counter {
-    pub(crate) fn add(&self, n: u64) {
-        self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
-    }
-
-    fn get(&self) -> u64 {
-        self.0.load(Relaxed)
     }
 }

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! [`Words`]: what rings and records are written on, so that tests can put something else under the code that ships.
+
+use std::sync::atomic::{Ordering, fence};
+
+use pageless_mem::{Fault, Kmap};
+
+/// Words of memory that others write too, by the offset of their first byte.
+///
+/// Loads are acquire and stores release, each of one aligned word. Outside the memory, or where words of the ring's own
+/// structures are misaligned, everything is [`Fault::Gone`].
+pub(crate) trait Words {
+    /// Reads a word.
+    fn load16(&self, at: usize) -> Result<u16, Fault>;
+    /// Reads a word, which need not be aligned: then it may be torn.
+    fn load64(&self, at: usize) -> Result<u64, Fault>;
+    /// Reads a byte.
+    fn load8(&self, at: usize) -> Result<u8, Fault>;
+    /// Writes a byte.
+    fn store8(&self, at: usize, value: u8) -> Result<(), Fault>;
+    /// Writes a word.
+    fn store16(&self, at: usize, value: u16) -> Result<(), Fault>;
+    /// Writes a word.
+    fn store32(&self, at: usize, value: u32) -> Result<(), Fault>;
+    /// Writes a word.
+    fn store64(&self, at: usize, value: u64) -> Result<(), Fault>;
+    /// Sets bits of a byte, as a full barrier.
+    fn set_bits8(&self, at: usize, bits: u8) -> Result<(), Fault>;
+    /// What was stored before is seen by everybody who stores afterwards what is loaded after this.
+    fn barrier(&self);
+}
+
+impl Words for Kmap<'_> {
+    #[inline]
+    fn load16(&self, at: usize) -> Result<u16, Fault> {
+        self.cell(at).ok_or(Fault::Gone)?.load()
+    }
+
+    #[inline]
+    fn load64(&self, at: usize) -> Result<u64, Fault> {
+        match self.cell(at) {
+            Some(cell) => cell.load(),
+            None => torn64(self, at),
+        }
+    }
+
+    #[inline]
+    fn load8(&self, at: usize) -> Result<u8, Fault> {
+        self.cell(at).ok_or(Fault::Gone)?.load()
+    }
+
+    #[inline]
+    fn store8(&self, at: usize, value: u8) -> Result<(), Fault> {
+        self.cell(at).ok_or(Fault::Gone)?.store(value)
+    }
+
+    #[inline]
+    fn store16(&self, at: usize, value: u16) -> Result<(), Fault> {
+        self.cell(at).ok_or(Fault::Gone)?.store(value)
+    }
+
+    #[inline]
+    fn store32(&self, at: usize, value: u32) -> Result<(), Fault> {
+        self.cell(at).ok_or(Fault::Gone)?.store(value)
+    }
+
+    #[inline]
+    fn store64(&self, at: usize, value: u64) -> Result<(), Fault> {
+        self.cell(at).ok_or(Fault::Gone)?.store(value)
+    }
+
+    #[inline]
+    fn set_bits8(&self, at: usize, bits: u8) -> Result<(), Fault> {
+        self.cell(at).ok_or(Fault::Gone)?.fetch_or(bits).map(drop)
+    }
+
+    #[inline]
+    fn barrier(&self) {
+        fence(Ordering::SeqCst);
+    }
+}
+
+#[cold]
+fn torn64(window: &Kmap<'_>, at: usize) -> Result<u64, Fault> {
+    let mut bytes = [0; 8];
+    let mut reader = window.reader();
+    reader.skip(at);
+    reader.read(&mut bytes).map_err(|error| error.fault)?;
+    Ok(u64::from_le_bytes(bytes))
+}
