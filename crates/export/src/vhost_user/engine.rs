@@ -339,3 +339,6 @@ fn count_begun(counters: &Counters, begun: &Begun) {
         Kind::Id | Kind::Unknown => {}
     }
 }
+
+#[cfg(test)]
+mod tests;

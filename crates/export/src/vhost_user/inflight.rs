@@ -10,9 +10,9 @@
 //! The memory is the front-end's too. Whatever it says, no walk here is longer than the ring.
 
 use pageless_block::Status;
-use pageless_mem::{Access, Fault, Kmap, Online, PhysRange, Region};
+use pageless_mem::{Access, Fault, Online, PhysRange, Region};
 
-use super::words::Words;
+use super::words::{Window, Words};
 
 const VERSION: usize = 8;
 const DESC_NUM: usize = 10;
@@ -63,6 +63,8 @@ pub(crate) struct InflightQueue {
     _region: Region,
     range: PhysRange,
     book: Book,
+    #[cfg(test)]
+    pub(crate) fuse: super::testing::Fuse,
 }
 
 impl InflightQueue {
@@ -70,13 +72,22 @@ impl InflightQueue {
     pub(crate) fn new(region: Region, offset: u64, size: u16) -> Option<InflightQueue> {
         let bytes = STATES as u64 + 16 * u64::from(size);
         let range = region.range(offset, bytes).filter(|range| u64::from(range.len()) == bytes)?;
-        offset.is_multiple_of(8).then(|| InflightQueue { _region: region, range, book: Book::new(size) })
+        offset.is_multiple_of(8).then(|| InflightQueue {
+            _region: region,
+            range,
+            book: Book::new(size),
+            #[cfg(test)]
+            fuse: super::testing::Fuse::default(),
+        })
     }
 
     /// The records, to be written.
     #[inline]
-    pub(crate) fn open<'o>(&mut self, online: &'o Online<'_>) -> Result<(&mut Book, Kmap<'o>), Fault> {
-        Ok((&mut self.book, online.kmap(self.range, Access::Write)?))
+    pub(crate) fn open<'o>(&mut self, online: &'o Online<'_>) -> Result<(&mut Book, Window<'o>), Fault> {
+        let window = Window::new(online.kmap(self.range, Access::Write)?);
+        #[cfg(test)]
+        let window = Window { fuse: self.fuse.clone(), ..window };
+        Ok((&mut self.book, window))
     }
 }
 

@@ -11,6 +11,8 @@ mod inflight;
 mod request;
 mod ring;
 mod running;
+#[cfg(test)]
+mod testing;
 mod words;
 mod worker;
 

@@ -101,9 +101,9 @@ impl From<Fault> for Broken {
 
 /// Windows on the parts of a ring that wake and tell.
 #[derive(Debug)]
-pub(crate) struct Parts<W> {
-    pub(crate) avail: W,
-    pub(crate) used: W,
+pub(crate) struct Parts<A, U> {
+    pub(crate) avail: A,
+    pub(crate) used: U,
 }
 
 /// Where the device has got to.
@@ -208,7 +208,7 @@ impl Ring {
     }
 
     /// Asks for kicks, and says whether heads are available already: then there may be no kick for them.
-    pub(crate) fn sleep(&self, parts: &Parts<impl Words>) -> Result<bool, Broken> {
+    pub(crate) fn sleep(&self, parts: &Parts<impl Words, impl Words>) -> Result<bool, Broken> {
         if self.event_idx {
             parts.used.store16(ENTRIES + 8 * usize::from(self.size), self.taken)?;
         } else {

@@ -16,7 +16,7 @@ use super::guest_map::{GuestAddr, GuestMap};
 use super::inflight::{InflightQueue, NoRecord};
 use super::request::{Begun, Code, Features, Kind};
 use super::ring::{self, Broken, MAX_SIZE, Parts, Ring};
-use super::words::Words;
+use super::words::{Window, Words};
 
 /// What a ring is started with.
 #[derive(Debug)]
@@ -117,8 +117,12 @@ impl Addresses {
 }
 
 impl Places {
-    fn open<'o>(&self, online: &'o Online<'_>) -> Result<Parts<Kmap<'o>>, Broken> {
-        Ok(Parts { avail: online.kmap(self.avail, Access::Read)?, used: online.kmap(self.used, Access::Write)? })
+    #[inline]
+    fn open<'o>(&self, online: &'o Online<'_>) -> Result<Parts<Kmap<'o>, Window<'o>>, Broken> {
+        Ok(Parts {
+            avail: online.kmap(self.avail, Access::Read)?,
+            used: Window::new(online.kmap(self.used, Access::Write)?),
+        })
     }
 }
 
@@ -243,6 +247,17 @@ impl Running {
         Ok(running)
     }
 
+    #[inline]
+    fn parts<'o>(&self, online: &'o Online<'_>) -> Result<Parts<Kmap<'o>, Window<'o>>, Broken> {
+        let parts = self.places.open(online)?;
+        #[cfg(test)]
+        let parts = match &self.inflight {
+            Some(inflight) => Parts { used: Window { fuse: inflight.fuse.clone(), ..parts.used }, ..parts },
+            None => parts,
+        };
+        Ok(parts)
+    }
+
     /// Whether requests are taken now.
     #[inline]
     pub(crate) fn takes(&self) -> bool {
@@ -285,14 +300,14 @@ impl Running {
 
     /// See [`Ring::sleep`].
     pub(crate) fn sleep(&mut self, online: &Online<'_>) -> Result<bool, Broken> {
-        let waiting = self.ring.sleep(&self.places.open(online)?)?;
+        let waiting = self.ring.sleep(&self.parts(online)?)?;
         self.mark_used(online, self.ring.request_word(), 2);
         Ok(waiting || !self.again.is_empty())
     }
 
     /// See [`Ring::wake`].
     pub(crate) fn wake(&mut self, online: &Online<'_>) -> Result<(), Broken> {
-        self.ring.wake(&self.places.open(online)?.used)?;
+        self.ring.wake(&self.parts(online)?.used)?;
         self.mark_used(online, self.ring.request_word(), 2);
         Ok(())
     }
@@ -304,7 +319,7 @@ impl Running {
         for head in heads {
             self.work[usize::from(*head)].live = false;
         }
-        let parts = self.places.open(online)?;
+        let parts = self.parts(online)?;
         let first = self.ring.used_slot();
         for head in heads {
             let written = self.answer(online, *head, counters);

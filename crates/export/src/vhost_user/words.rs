@@ -80,6 +80,81 @@ impl Words for Kmap<'_> {
     }
 }
 
+/// A window on what a successor of this server will find: the used ring, the record of what is in flight. Tests end a
+/// server between any two stores to it.
+#[derive(Debug)]
+pub(crate) struct Window<'o> {
+    pub(super) kmap: Kmap<'o>,
+    #[cfg(test)]
+    pub(crate) fuse: super::testing::Fuse,
+}
+
+impl<'o> Window<'o> {
+    #[inline]
+    pub(crate) fn new(kmap: Kmap<'o>) -> Window<'o> {
+        Window {
+            kmap,
+            #[cfg(test)]
+            fuse: super::testing::Fuse::default(),
+        }
+    }
+
+    /// The window, to be stored to.
+    #[inline]
+    fn storing(&self) -> Result<&Kmap<'o>, Fault> {
+        #[cfg(test)]
+        self.fuse.store()?;
+        Ok(&self.kmap)
+    }
+}
+
+impl Words for Window<'_> {
+    #[inline]
+    fn load16(&self, at: usize) -> Result<u16, Fault> {
+        self.kmap.load16(at)
+    }
+
+    #[inline]
+    fn load64(&self, at: usize) -> Result<u64, Fault> {
+        self.kmap.load64(at)
+    }
+
+    #[inline]
+    fn load8(&self, at: usize) -> Result<u8, Fault> {
+        self.kmap.load8(at)
+    }
+
+    #[inline]
+    fn store8(&self, at: usize, value: u8) -> Result<(), Fault> {
+        self.storing()?.store8(at, value)
+    }
+
+    #[inline]
+    fn store16(&self, at: usize, value: u16) -> Result<(), Fault> {
+        self.storing()?.store16(at, value)
+    }
+
+    #[inline]
+    fn store32(&self, at: usize, value: u32) -> Result<(), Fault> {
+        self.storing()?.store32(at, value)
+    }
+
+    #[inline]
+    fn store64(&self, at: usize, value: u64) -> Result<(), Fault> {
+        self.storing()?.store64(at, value)
+    }
+
+    #[inline]
+    fn set_bits8(&self, at: usize, bits: u8) -> Result<(), Fault> {
+        self.storing()?.set_bits8(at, bits)
+    }
+
+    #[inline]
+    fn barrier(&self) {
+        self.kmap.barrier();
+    }
+}
+
 #[cold]
 fn torn64(window: &Kmap<'_>, at: usize) -> Result<u64, Fault> {
     let mut bytes = [0; 8];
