@@ -52,10 +52,16 @@ pub(crate) struct Guest {
 impl Guest {
     pub(crate) fn new(memory: &Memory, size: u16, features: Features) -> Guest {
         let region = memory.register(Backing::memfd(LEN).unwrap()).unwrap();
-        let slot = Slot { guest: GuestAddr(BASE), user: 0x7f00_0000_0000, region: region.clone(), offset: 0, len: LEN };
+        let slot = Slot { guest: GuestAddr(BASE), user: 0x7f00_0000_0000, region, offset: 0, len: LEN };
+        Guest::on(memory, Arc::new(slot), size, features)
+    }
+
+    /// With this memory.
+    pub(crate) fn on(memory: &Memory, slot: Arc<Slot>, size: u16, features: Features) -> Guest {
+        let region = slot.region.clone();
         Guest {
             memory: memory.clone(),
-            map: Arc::new(GuestMap::new(vec![Arc::new(slot)]).unwrap()),
+            map: Arc::new(GuestMap::new(vec![slot]).unwrap()),
             size,
             features,
             wce: Arc::new(AtomicBool::new(true)),
@@ -175,6 +181,11 @@ impl Guest {
     /// When the device wants to be kicked next (`EVENT_IDX`).
     pub(crate) fn kick_wanted_at(&mut self) -> u16 {
         self.get16(USED + 4 + 8 * u64::from(self.size))
+    }
+
+    /// How many were used, as far as the driver saw.
+    pub(crate) fn seen(&self) -> u16 {
+        self.seen
     }
 
     pub(crate) fn used_index(&mut self) -> u16 {

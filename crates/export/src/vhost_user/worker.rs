@@ -5,7 +5,7 @@
 //! soon, and otherwise sleeps until it is kicked; orders reach it either way.
 
 use std::sync::Arc;
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::{self, Receiver, Sender, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -67,7 +67,8 @@ enum Order {
 /// The handle on a worker. Dropping it halts the ring and ends the thread.
 #[derive(Debug)]
 pub(crate) struct Worker {
-    inbox: Arc<Inbox<Order>>,
+    orders: Sender<Order>,
+    bell: Arc<Inbox<()>>,
     thread: Option<JoinHandle<Result<(), Error>>>,
 }
 
@@ -84,12 +85,13 @@ impl Worker {
         polling: Polling,
         counters: Arc<Counters>,
     ) -> Result<Worker, Error> {
-        let inbox = Arc::new(Inbox::new()?);
-        let (memory, orders) = (memory.clone(), Arc::clone(&inbox));
+        let (orders, received) = mpsc::channel();
+        let bell = Arc::new(Inbox::new()?);
+        let (memory, inbox) = (memory.clone(), Orders { bell: Arc::clone(&bell), received });
         let (tell, told) = sync_channel(1);
         let run = move || {
             let opened = Engine::new(&*device, id, &memory, Arc::clone(&counters)).map_err(Error::from);
-            match opened.and_then(|engine| Service::new(engine, orders, polling, counters)) {
+            match opened.and_then(|engine| Service::new(engine, inbox, polling, counters)) {
                 Ok(service) => {
                     let _ = tell.send(Ok(()));
                     service.run()
@@ -102,7 +104,7 @@ impl Worker {
         };
         let thread = std::thread::Builder::new().name(format!("vhost-{index}")).spawn(run);
         let thread = thread.map_err(|error| Error::Thread(Errno::from_io(&error)))?;
-        let worker = Worker { inbox, thread: Some(thread) };
+        let worker = Worker { orders, bell, thread: Some(thread) };
         told.recv().map_err(|_| Error::Panicked)??;
         Ok(worker)
     }
@@ -134,13 +136,19 @@ impl Worker {
 
     fn ask<T>(&self, order: impl FnOnce(SyncSender<T>) -> Order) -> Option<T> {
         let (reply, answer) = sync_channel(1);
-        self.inbox.put(order(reply));
+        self.give(order(reply));
         answer.recv().ok()
+    }
+
+    fn give(&self, order: Order) {
+        // A thread that ended has dropped its end, and with that whatever it was asked.
+        let _ = self.orders.send(order);
+        self.bell.put(());
     }
 
     fn end(&mut self) -> Result<(), Error> {
         let Some(thread) = self.thread.take() else { return Ok(()) };
-        self.inbox.put(Order::Stop);
+        self.give(Order::Stop);
         thread.join().unwrap_or(Err(Error::Panicked))
     }
 }
@@ -156,11 +164,18 @@ const INBOX: u64 = 0;
 const KICK: u64 = 1;
 const DEVICE: u64 = 2;
 
+/// The worker's end.
+#[derive(Debug)]
+struct Orders {
+    bell: Arc<Inbox<()>>,
+    received: Receiver<Order>,
+}
+
 /// The loop.
 #[derive(Debug)]
 struct Service {
     engine: Engine,
-    inbox: Arc<Inbox<Order>>,
+    inbox: Orders,
     epoll: Epoll,
     /// Only the device, to wait for what is in flight.
     device: Epoll,
@@ -171,22 +186,10 @@ struct Service {
     ready: Vec<Ready>,
 }
 
-impl Drop for Service {
-    fn drop(&mut self) {
-        // Whoever still asks is told that there is nobody.
-        self.inbox.take();
-    }
-}
-
 impl Service {
-    fn new(
-        engine: Engine,
-        inbox: Arc<Inbox<Order>>,
-        polling: Polling,
-        counters: Arc<Counters>,
-    ) -> Result<Service, Error> {
+    fn new(engine: Engine, inbox: Orders, polling: Polling, counters: Arc<Counters>) -> Result<Service, Error> {
         let (epoll, device) = (Epoll::new(4)?, Epoll::new(1)?);
-        epoll.add(&*inbox, INBOX, Interest::Read)?;
+        epoll.add(&*inbox.bell, INBOX, Interest::Read)?;
         if let Some(event) = engine.event() {
             epoll.add(event, DEVICE, Interest::Read)?;
             device.add(event, DEVICE, Interest::Read)?;
@@ -197,8 +200,9 @@ impl Service {
 
     fn run(mut self) -> Result<(), Error> {
         loop {
-            if self.inbox.filled() {
-                for order in self.inbox.take() {
+            if self.inbox.bell.filled() {
+                self.inbox.bell.take();
+                while let Ok(order) = self.inbox.received.try_recv() {
                     if matches!(order, Order::Stop) {
                         return self.finish();
                     }
@@ -227,7 +231,7 @@ impl Service {
                 }
                 std::hint::spin_loop();
             }
-            if self.inbox.filled() {
+            if self.inbox.bell.filled() {
                 return Ok(());
             }
             if self.polling == Polling::Adaptive {
@@ -356,3 +360,6 @@ impl Service {
 
 /// How often a ring without a kick is looked at.
 const KICKLESS: Duration = Duration::from_millis(1);
+
+#[cfg(test)]
+mod tests;

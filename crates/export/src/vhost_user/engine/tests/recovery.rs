@@ -110,6 +110,7 @@ fn live_through(fuses: &[u32], from: u16) -> usize {
         view.offer();
         engine.round();
         notes.taking().iter().for_each(|bio| seen[bio.sector.0 as usize] += 1);
+        assert!(fuse.burnt() || engine.running().unwrap().broken.is_none(), "{:?}", engine.running());
         if fuse.burnt() {
             // Killed: nothing is finished, nothing is told.
             deaths += 1;
