@@ -8,6 +8,8 @@ mod dirty;
 mod engine;
 mod guest_map;
 mod inflight;
+#[cfg(all(test, loom))]
+mod loom;
 mod request;
 mod ring;
 mod running;

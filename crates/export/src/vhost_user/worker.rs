@@ -363,3 +363,5 @@ const KICKLESS: Duration = Duration::from_millis(1);
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod bench;
