@@ -59,23 +59,36 @@ pub(crate) enum RegionCommand {
     Probe(ProbeArgs),
 }
 
-/// Serve a disk to NBD clients until SIGINT or SIGTERM
+/// Serve a disk to NBD clients and virtual machines until SIGINT or SIGTERM
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Without DEVICE: makes ./pageless.img (1 GiB, sparse) unless it is there. Without --nbd: unix:./pageless.sock.
-Prints `ready nbd ADDRESS` on stdout for each address once it accepts. A stale socket is replaced, a live one is not.
+Without DEVICE: makes ./pageless.img (1 GiB, sparse) unless it is there. Without --nbd and --vhost-user: --nbd unix:./pageless.sock.
+Prints `ready nbd ADDRESS` and `ready vhost-user PATH` on stdout once each accepts. A stale socket is replaced, a live one is not.
 
 Examples:
   pageless serve
   pageless serve ram:1G --nbd unix:/run/p.sock
   pageless serve pmem:/mnt/pm/disk.img,size=8G --nbd unix:/run/p.sock --nbd tcp:127.0.0.1:10809
-  pageless serve file:/data/disk.img --read-only --export disk")]
+  pageless serve file:/data/disk.img --read-only --export disk
+  pageless serve pmem:/mnt/pm/disk.img --vhost-user /run/vm.sock --queues 4
+      qemu-system-x86_64 … -object memory-backend-memfd,id=m,size=4G,share=on -machine …,memory-backend=m \\
+        -chardev socket,id=c,path=/run/vm.sock,reconnect=1 -device vhost-user-blk-pci,chardev=c,num-queues=4")]
 pub(crate) struct ServeArgs {
     /// What to serve (see `pageless help specs`)
     pub(crate) device: Option<String>,
     /// Where to listen: unix:PATH or tcp:HOST:PORT; may be given more than once
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) nbd: Vec<String>,
+    /// Serve virtual machines by vhost-user-blk at this socket, one at a time
+    #[arg(long, value_name = "PATH")]
+    pub(crate) vhost_user: Option<PathBuf>,
+    /// Virtqueues, each with a thread of its own [default: one for each processor, at most 16]
+    #[arg(long, value_name = "N", requires = "vhost_user", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub(crate) queues: Option<u16>,
+    /// How long those threads look for requests before they sleep, in µs; without a number 10000
+    #[arg(long, value_name = "µs", requires = "vhost_user", num_args = 0..=1, require_equals = true,
+          default_missing_value = "10000", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) poll: Option<u32>,
     /// Refuse writes, open the device for reading only, and make no file
     #[arg(long)]
     pub(crate) read_only: bool,

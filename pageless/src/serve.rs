@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `pageless serve`: a disk for NBD clients, from `ready` to a clean end.
+//! `pageless serve`: a disk for NBD clients and virtual machines, from `ready` to a clean end.
 
 mod error;
 mod summary;
+mod vhost;
 
 use std::net::ToSocketAddrs as _;
 use std::num::NonZeroUsize;
@@ -12,9 +13,10 @@ use std::sync::mpsc::Receiver;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use pageless::block::BlockDevice;
 use pageless::drivers::btt::Trouble;
 use pageless::export::nbd::{Export, Notice, Server, ServerConfig, Totals};
-use pageless::export::{self, nbd};
+use pageless::export::{self, nbd, vhost_user};
 use pageless::mem::Memory;
 use pageless::open::{Options, open};
 use pageless::spec::{DeviceSpec, Listen, Spec};
@@ -46,7 +48,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
         Some(text) => text.parse()?,
         None => default_image(),
     };
-    let listen = addresses(&args.nbd)?;
+    let listen = addresses(args)?;
     // Before the first thread, so that no signal ends one of them.
     let signals = block_termination()?;
     // Each client is a descriptor; where the limit cannot be raised, fewer fit.
@@ -54,14 +56,96 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
     let memory = Memory::new()?;
     let opened = open(&memory, &spec, Options { read_only: args.read_only, size_if_made: None })?;
     output::notes(&[&opened]);
-    let bytes = opened.device.capacity();
     let limits = opened.device.limits();
-    let read_only = args.read_only || limits.read_only;
-    let atomic_write_unit = limits.atomic_write_unit;
+    let served = Served {
+        bytes: opened.device.capacity(),
+        read_only: args.read_only || limits.read_only,
+        atomic_write_unit: limits.atomic_write_unit,
+    };
+    let device: Arc<dyn BlockDevice> = Arc::from(opened.device);
+    let servers = Servers {
+        nbd: start_nbd(args, &listen, &device, &opened.name, served.read_only, &memory)?,
+        vhost: vhost::start(args, &device, served.read_only, &memory)?,
+    };
+    if let Some(made) = opened.made {
+        made.keep();
+    }
+    let told = tell_ready(&servers, args, served);
+    let (json, name_of_device) = (args.json, opened.name.clone());
+    let mut tellers = servers.spawn_tellers(json, &opened.name)?;
+    if let Some(troubles) = opened.troubles {
+        tellers.push(spawn_teller(troubles, move |trouble| tell_trouble(trouble, json, &name_of_device))?);
+    }
+    // It is the servers' now, and what there is to tell of it ends with them.
+    drop(device);
+    // Where stdout is gone, whoever waits for the ready line never gets it, so there is nothing to wait for.
+    let signal = if told.is_ok() { signals.wait() } else { Termination::Terminate };
+    let told = told.and_then(|()| tell(args, &Event::Stopping { signal: name(signal) }));
+    let stopped = servers.stop(args, &opened.name);
+    let told = tellers.into_iter().fold(told, |told, teller| told.and(teller.join().unwrap_or(Ok(()))));
+    let stopped = stopped.map_err(|error| ServeError::stop(error, &opened.name))?;
+    if !args.json {
+        stopped.exports.iter().for_each(|export| output::aside(&export.to_string()));
+    }
+    told.and_then(|()| tell(args, &Event::Stopped(stopped)))
+}
+
+/// What listens.
+#[derive(Debug)]
+struct Servers {
+    nbd: Option<Server>,
+    vhost: Option<vhost_user::Server>,
+}
+
+type Teller = JoinHandle<Result<(), Failure>>;
+
+impl Servers {
+    fn spawn_tellers(&self, json: bool, device: &str) -> Result<Vec<Teller>, Failure> {
+        let mut tellers = Vec::new();
+        if let Some(notices) = self.nbd.as_ref().and_then(Server::notices) {
+            let device = device.to_owned();
+            tellers.push(spawn_teller(notices, move |notice| tell_notice(&notice, json, &device))?);
+        }
+        if let Some(notices) = self.vhost.as_ref().and_then(vhost_user::Server::notices) {
+            tellers.push(spawn_teller(notices, move |notice| vhost::tell_notice(&notice, json))?);
+        }
+        Ok(tellers)
+    }
+
+    /// Each is stopped, whatever became of the other.
+    fn stop(self, args: &ServeArgs, device: &str) -> Result<Stopped, export::Error> {
+        let nbd = self.nbd.map(|server| server.stop(PATIENCE));
+        let vhost = self.vhost.map(|server| {
+            let (path, front_ends) = (server.path().to_owned(), server.front_ends());
+            server.stop().map(|totals| (path, front_ends, totals))
+        });
+        let mut stopped = Stopped::default();
+        if let Some(totals) = nbd.transpose()? {
+            stopped.add_nbd(&totals, &args.export, device);
+        }
+        if let Some((path, front_ends, totals)) = vhost.transpose()? {
+            stopped.add_vhost(&totals, front_ends, &path, device);
+        }
+        Ok(stopped)
+    }
+}
+
+/// The NBD server, unless nobody asked for one.
+fn start_nbd(
+    args: &ServeArgs,
+    listen: &[(String, nbd::Listen)],
+    device: &Arc<dyn BlockDevice>,
+    description: &str,
+    read_only: bool,
+    memory: &Memory,
+) -> Result<Option<Server>, Failure> {
+    if listen.is_empty() {
+        return Ok(None);
+    }
     let export = Export {
         name: args.export.clone(),
-        description: opened.name.clone(),
-        device: Arc::from(opened.device),
+        description: description.to_owned(),
+        device: Arc::clone(device),
         read_only,
     };
     let config = ServerConfig {
@@ -70,34 +154,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
         workers: std::thread::available_parallelism().map_or(1, NonZeroUsize::get).min(MOST_WORKERS),
         ..ServerConfig::default()
     };
-    let server = Server::start(config, &memory).map_err(|error| ServeError::start(error, &listen))?;
-    if let Some(made) = opened.made {
-        made.keep();
-    }
-    let told = tell_ready(&server, args, Served { bytes, read_only, atomic_write_unit });
-    let notices = server.notices();
-    let (json, device) = (args.json, opened.name.clone());
-    let teller =
-        notices.map(|notices| spawn_teller(notices, move |notice| tell_notice(&notice, json, &device))).transpose()?;
-    let device = opened.name.clone();
-    let troubles = opened.troubles;
-    let warner = troubles
-        .map(|troubles| spawn_teller(troubles, move |trouble| tell_trouble(trouble, json, &device)))
-        .transpose()?;
-    // Where stdout is gone, whoever waits for the ready line never gets it, so there is nothing to wait for.
-    let signal = if told.is_ok() { signals.wait() } else { Termination::Terminate };
-    let told = told.and_then(|()| tell(args, &Event::Stopping { signal: name(signal) }));
-    let stopped = server.stop(PATIENCE).map_err(|error| ServeError::stop(error, &opened.name));
-    // They end with the server.
-    let told =
-        [teller, warner].into_iter().flatten().fold(told, |told, teller| told.and(teller.join().unwrap_or(Ok(()))));
-    let totals = stopped?;
-    let exports: Vec<ExportSummary> =
-        totals.routes.iter().map(|routes| ExportSummary::new(&args.export, &opened.name, routes)).collect();
-    if !args.json {
-        exports.iter().for_each(|export| output::aside(&export.to_string()));
-    }
-    told.and_then(|()| tell(args, &Event::stopped(&totals, &exports)))
+    Ok(Some(Server::start(config, memory).map_err(|error| ServeError::start(error, listen))?))
 }
 
 /// `./pageless.img`: made the first time, as it is later.
@@ -107,9 +164,9 @@ fn default_image() -> Spec {
 }
 
 /// What each `--nbd` says, and where that is.
-fn addresses(wanted: &[String]) -> Result<Vec<(String, nbd::Listen)>, Failure> {
+fn addresses(args: &ServeArgs) -> Result<Vec<(String, nbd::Listen)>, Failure> {
     let default = [SOCKET.to_owned()];
-    let wanted = if wanted.is_empty() { &default } else { wanted };
+    let wanted = if args.nbd.is_empty() && args.vhost_user.is_none() { &default[..] } else { &args.nbd };
     let resolve = |text: &String| {
         let place = match text.parse::<Listen>()? {
             Listen::Unix(path) => nbd::Listen::Unix(path),
@@ -136,34 +193,56 @@ enum Event<'e> {
         #[serde(flatten)]
         served: Served,
     },
+    /// A virtual machine can connect.
+    #[serde(rename = "ready")]
+    ReadyVhost {
+        vhost_user: &'e Path,
+        #[serde(flatten)]
+        served: Served,
+    },
     /// The medium of this export was taken away; its clients get `EIO` from now on.
     Gone { export: &'e str },
+    /// A virtual machine's front-end was left because of what it said.
+    FrontEndLeft { why: &'e str },
     /// The medium is not as it should be; what that means for clients is in the words.
     Trouble { what: String, read_only: bool },
     /// A signal came.
     Stopping { signal: &'static str },
     /// All is answered, flushed and removed.
-    Stopped {
-        connections: u64,
-        requests: u64,
-        errors: u64,
-        bytes_read: u64,
-        bytes_written: u64,
-        exports: &'e [ExportSummary],
-    },
+    Stopped(Stopped),
 }
 
-impl<'e> Event<'e> {
-    fn stopped(totals: &Totals, exports: &'e [ExportSummary]) -> Event<'e> {
+/// What was done, over all exports.
+#[derive(Debug, Default, Serialize)]
+struct Stopped {
+    connections: u64,
+    requests: u64,
+    errors: u64,
+    bytes_read: u64,
+    bytes_written: u64,
+    exports: Vec<ExportSummary>,
+}
+
+impl Stopped {
+    fn add_nbd(&mut self, totals: &Totals, export: &str, device: &str) {
         let Totals { reads, writes, flushes, trims, zeroes, statuses, .. } = *totals;
-        Event::Stopped {
-            connections: totals.connections,
-            requests: reads + writes + flushes + trims + zeroes + statuses,
-            errors: totals.errors,
-            bytes_read: totals.bytes_read,
-            bytes_written: totals.bytes_written,
-            exports,
-        }
+        self.connections += totals.connections;
+        self.requests += reads + writes + flushes + trims + zeroes + statuses;
+        self.errors += totals.errors;
+        self.bytes_read += totals.bytes_read;
+        self.bytes_written += totals.bytes_written;
+        self.exports.extend(totals.routes.iter().map(|routes| ExportSummary::new(export, device, routes)));
+    }
+
+    fn add_vhost(&mut self, totals: &vhost_user::Totals, front_ends: u64, path: &Path, device: &str) {
+        let vhost_user::Totals { reads, writes, flushes, discards, zeroes, .. } = *totals;
+        self.connections += front_ends;
+        self.requests += reads + writes + flushes + discards + zeroes;
+        self.errors += totals.errors;
+        self.bytes_read += totals.bytes_read;
+        self.bytes_written += totals.bytes_written;
+        let export = format!("vhost-user:{}", path.display());
+        self.exports.push(ExportSummary::new(&export, device, &totals.routes));
     }
 }
 
@@ -176,8 +255,9 @@ struct Served {
     atomic_write_unit: u32,
 }
 
-fn tell_ready(server: &Server, args: &ServeArgs, served: Served) -> Result<(), Failure> {
-    for address in server.addresses() {
+fn tell_ready(servers: &Servers, args: &ServeArgs, served: Served) -> Result<(), Failure> {
+    let addresses = servers.nbd.as_ref().map_or(&[][..], Server::addresses);
+    for address in addresses {
         let nbd = address.to_string();
         if args.json {
             tell(args, &Event::Ready { nbd, export: &args.export, served })?;
@@ -185,8 +265,15 @@ fn tell_ready(server: &Server, args: &ServeArgs, served: Served) -> Result<(), F
             output::text(&format!("ready nbd {nbd}\n"))?;
         }
     }
+    if let Some(server) = &servers.vhost {
+        if args.json {
+            tell(args, &Event::ReadyVhost { vhost_user: server.path(), served })?;
+        } else {
+            output::text(&format!("ready vhost-user {}\n", server.path().display()))?;
+        }
+    }
     if args.device.is_none() && !args.json {
-        output::aside(&what_next(server.addresses()));
+        output::aside(&what_next(addresses));
     }
     Ok(())
 }
@@ -206,7 +293,7 @@ fn tell_trouble(trouble: Trouble, json: bool, device: &str) -> Result<(), Failur
 fn spawn_teller<T: Send + 'static>(
     heard: Receiver<T>,
     mut tell: impl FnMut(T) -> Result<(), Failure> + Send + 'static,
-) -> Result<JoinHandle<Result<(), Failure>>, Failure> {
+) -> Result<Teller, Failure> {
     let thread =
         std::thread::Builder::new().name("notices".into()).spawn(move || heard.into_iter().try_for_each(&mut tell));
     thread.map_err(|error| ServeError::Start(export::Error::Thread(Errno::from_io(&error))).into())

@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 
 use common::nbd::{CMD_FLUSH, CMD_WRITE, EPERM, Peer};
 use common::server::{Serve, Server};
-use common::{MIB, Scratch, eventually, have, noise, ok, same};
+use common::{MIB, Scratch, eventually, fails, have, noise, ok, same};
 use serde_json::Value;
 
 /// A mebibyte of a buffer.
@@ -176,6 +176,70 @@ fn which_way_the_bytes_of_an_export_went_is_told_at_the_end() {
         if spec == "ram:1M" {
             assert_eq!((bytes("direct"), bytes("copy")), (MIB, MIB), "{stopped}");
         }
+    }
+}
+
+#[test]
+fn a_virtual_machines_socket_beside_nbd_and_by_itself() {
+    let scratch = Scratch::short();
+    let dir = scratch.path("");
+    let mut run =
+        Run::start(&dir, &["serve", "ram:1M", "--nbd", "unix:n", "--vhost-user", "v", "--queues", "2", "--poll"]);
+    assert_eq!((run.line(), run.line()), ("ready nbd unix:n".into(), "ready vhost-user v".into()));
+    let (mut peer, _) = Peer::connect(&scratch.path("n")).expect("it accepts");
+    let _front_end = UnixStream::connect(scratch.path("v")).expect("it accepts");
+    assert_eq!(peer.ask(CMD_WRITE, 0, 0, 4096, &noise(4096, 3)), 0);
+    let (code, _, errors) = run.stop("-TERM");
+    assert_eq!(code, Some(0), "{errors}");
+    assert!(!std::fs::exists(scratch.path("v")).expect("stat"), "the socket stayed behind");
+
+    // Who asks for that alone gets that alone, and what dies leaves a socket that the next one replaces.
+    drop(UnixListener::bind(scratch.path("v")).expect("bound"));
+    let mut run = Run::start(&dir, &["serve", "ram:1M", "--vhost-user", "v", "--json"]);
+    let ready: Value = serde_json::from_str(&run.line()).expect("JSON");
+    assert_eq!((&ready["event"], &ready["vhost_user"], &ready["bytes"]), (&"ready".into(), &"v".into(), &MIB.into()));
+    assert!(!std::fs::exists(scratch.path("pageless.sock")).expect("stat"), "nobody asked for NBD");
+    let refused = fails(PAGELESS, &["serve", "ram:1M", "--vhost-user", &scratch.path("v")]);
+    assert!(
+        refused.contains("--vhost-user") && refused.contains("listening") && refused.contains("help:"),
+        "{refused}"
+    );
+    let _front_end = UnixStream::connect(scratch.path("v")).expect("it accepts");
+    let (code, rest, errors) = run.stop("-INT");
+    assert_eq!(code, Some(0), "{errors}");
+    let stopped: Value = serde_json::from_str(rest.lines().last().expect("a line")).expect("JSON");
+    // Who only looked whether anybody listens counts too.
+    assert!(stopped["event"] == "stopped" && stopped["connections"].as_u64() > Some(0), "{rest}");
+    assert_eq!(stopped["exports"][0]["export"], "vhost-user:v");
+}
+
+#[test]
+fn a_front_end_that_talks_nonsense_is_left_and_said_so() {
+    let scratch = Scratch::short();
+    let mut run = Run::start(&scratch.path(""), &["serve", "ram:1M", "--vhost-user", "v", "--json"]);
+    run.line();
+    let mut socket = UnixStream::connect(scratch.path("v")).expect("it accepts");
+    std::io::Write::write_all(&mut socket, &[0x55; 64]).expect("sent");
+    assert_eq!(socket.read(&mut [0; 8]).unwrap_or(0), 0, "it hangs up");
+    let left: Value = serde_json::from_str(&run.line()).expect("JSON");
+    assert_eq!(left["event"], "front-end-left");
+    let (code, _, errors) = run.stop("-TERM");
+    assert!(code == Some(0) && errors.contains("left a vhost-user front-end"), "{errors}");
+}
+
+#[test]
+fn queues_and_polling_are_numbers_of_a_virtual_machines_socket() {
+    for (args, says) in [
+        (&["--queues", "2"][..], "--vhost-user"),
+        (&["--poll"], "--vhost-user"),
+        (&["--vhost-user", "v", "--queues", "0"], "--queues"),
+        (&["--vhost-user", "v", "--queues", "257"], "--queues"),
+        (&["--vhost-user", "v", "--poll=0"], "--poll"),
+        (&["--vhost-user", "/nonexistent/v"], "make its directory first"),
+    ] {
+        let all: Vec<&str> = ["serve", "ram:1M"].iter().chain(args).copied().collect();
+        let refused = fails(PAGELESS, &all);
+        assert!(refused.contains(says), "{args:?}: {refused}");
     }
 }
 

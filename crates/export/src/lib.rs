@@ -15,7 +15,7 @@
 //!
 //! # Types
 //! [`nbd::Server`] serves [`nbd::Export`]s over the Network Block Device protocol; [`nbd::ServerConfig`] says which,
-//! where and with how much.
+//! where and with how much. [`vhost_user::Server`] serves a device to a virtual machine, with a worker for each of its rings.
 //!
 //! # What it is not
 //! It has no cache and no queue of its own: a request is at the device, in the output, or not yet received. It does
@@ -26,8 +26,10 @@
 
 mod counter;
 mod error;
+mod flush;
 pub mod nbd;
 mod slab;
+mod unix_socket;
 pub mod vhost_user;
 mod worker;
 

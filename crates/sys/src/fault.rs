@@ -105,6 +105,7 @@ extern "C" fn handle(signal: i32, info: *mut libc::siginfo_t, context: *mut libc
 fn resume(info: *mut libc::siginfo_t, context: *mut libc::c_void, poisoned: bool) -> bool {
     // SAFETY: the kernel passes a live ucontext to a SA_SIGINFO handler, and nobody else has it.
     let registers = unsafe { &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs };
+    #[expect(clippy::cast_possible_truncation, reason = "an instruction pointer is an address")]
     let ip = registers[libc::REG_RIP as usize].cast_unsigned() as usize;
     let Some(range) = RANGES.get().copied().unwrap_or_default().iter().find(|range| range.holds(ip)) else {
         return false;

@@ -312,6 +312,12 @@ impl AsFd for File {
     }
 }
 
+impl From<File> for OwnedFd {
+    fn from(file: File) -> OwnedFd {
+        file.0.into()
+    }
+}
+
 impl From<OwnedFd> for File {
     fn from(fd: OwnedFd) -> File {
         File(fd.into())

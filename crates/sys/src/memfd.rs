@@ -16,6 +16,14 @@ pub fn memfd(len: u64) -> Result<OwnedFd, Error> {
     )
 }
 
+/// An unnamed tmpfs file that keeps its size, so that whoever maps it never faults.
+pub fn sealed(len: u64) -> Result<OwnedFd, Error> {
+    let fd = memfd(len)?;
+    let seals = rustix::fs::SealFlags::SHRINK | rustix::fs::SealFlags::GROW | rustix::fs::SealFlags::SEAL;
+    rustix::fs::fcntl_add_seals(&fd, seals).named("fcntl(F_ADD_SEALS)")?;
+    Ok(fd)
+}
+
 /// An unnamed hugetlbfs file of 2 MiB pages; `len` is a multiple of that.
 pub fn hugetlb(len: u64) -> Result<OwnedFd, Error> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB;

@@ -2,6 +2,7 @@
 //! Why a disk could not be served, or not to a clean end.
 
 use std::fmt;
+use std::path::{Path, PathBuf};
 
 use pageless::block::Status;
 use pageless::export;
@@ -15,6 +16,8 @@ pub(crate) enum ServeError {
     Host { argument: String, host: String, why: String },
     /// An address that cannot be listened at.
     Listen { argument: String, error: export::Error },
+    /// A path that virtual machines cannot connect to.
+    VhostUser { path: PathBuf, error: export::Error },
     /// Something else that must be there before clients are.
     Start(export::Error),
     /// Acknowledged writes that may not be durable.
@@ -38,6 +41,15 @@ impl ServeError {
         }
     }
 
+    /// A failed start of what virtual machines connect to.
+    pub(super) fn start_vhost(error: export::Error, path: &Path) -> ServeError {
+        use export::Error::{LiveSocket, NotASocket, Unix};
+        match &error {
+            LiveSocket(_) | NotASocket(_) | Unix { .. } => ServeError::VhostUser { path: path.to_owned(), error },
+            _ => ServeError::Start(error),
+        }
+    }
+
     /// An end that was not clean.
     pub(super) fn stop(error: export::Error, device: &str) -> ServeError {
         match error {
@@ -49,18 +61,18 @@ impl ServeError {
     fn remedy(&self) -> Option<&'static str> {
         let error = match self {
             ServeError::Host { .. } => return Some("name a host that resolves, or an address such as 127.0.0.1"),
-            ServeError::Listen { error, .. } | ServeError::Start(error) => error,
+            ServeError::Listen { error, .. } | ServeError::VhostUser { error, .. } | ServeError::Start(error) => error,
             ServeError::Flush { .. } => {
                 return Some("`dmesg` may say more; what clients wrote last may be lost: compare it with its source");
             }
             ServeError::Stop(_) => return None,
         };
         match error {
-            export::Error::LiveSocket(_) => Some("stop that server first, or listen at another path: --nbd unix:PATH"),
-            export::Error::NotASocket(_) => Some("it is not removed; listen at another path: --nbd unix:PATH"),
+            export::Error::LiveSocket(_) => Some("stop that server first, or listen at another path"),
+            export::Error::NotASocket(_) => Some("it is not removed; listen at another path"),
             export::Error::Unix { errno: Errno::ENOENT, .. } => Some("make its directory first"),
             export::Error::Unix { errno: Errno::EACCES | Errno::EPERM, .. } => {
-                Some("listen in a directory that is yours: --nbd unix:PATH")
+                Some("listen in a directory that is yours")
             }
             export::Error::Tcp { errno: Errno::EADDRINUSE, .. } => {
                 Some("`ss -ltnp` shows who listens there; port 0 takes a free one")
@@ -82,6 +94,7 @@ impl fmt::Display for ServeError {
         match self {
             ServeError::Host { argument, host, why } => write!(f, "--nbd {argument}: cannot find {host}: {why}")?,
             ServeError::Listen { argument, error } => write!(f, "--nbd {argument}: {error}")?,
+            ServeError::VhostUser { path, error } => write!(f, "--vhost-user {}: {error}", path.display())?,
             ServeError::Flush { device, status } => {
                 write!(f, "{device}: a flush failed ({status}), so writes that were acknowledged may not be durable")?;
             }

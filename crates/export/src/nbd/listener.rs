@@ -5,9 +5,7 @@ use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -18,6 +16,7 @@ use pageless_sys::epoll::{Epoll, Interest};
 use super::service::Shared;
 use super::socket::Socket;
 use crate::Error;
+use crate::unix_socket::UnixSocket;
 use crate::worker::Inbox;
 
 /// Where to listen.
@@ -38,17 +37,17 @@ impl fmt::Display for Listen {
     }
 }
 
-/// A socket that listens. A unix socket's file goes with it.
+/// A socket that listens.
 #[derive(Debug)]
 pub(crate) enum Listener {
-    Unix { listener: UnixListener, path: PathBuf, inode: (u64, u64) },
+    Unix(UnixSocket),
     Tcp { listener: TcpListener, address: SocketAddr },
 }
 
 impl Listener {
     pub(crate) fn open(listen: &Listen) -> Result<Listener, Error> {
         match listen {
-            Listen::Unix(path) => Listener::unix(path),
+            Listen::Unix(path) => UnixSocket::open(path).map(Listener::Unix),
             Listen::Tcp(address) => {
                 let open = || {
                     let listener = TcpListener::bind(address)?;
@@ -61,33 +60,17 @@ impl Listener {
         }
     }
 
-    fn unix(path: &Path) -> Result<Listener, Error> {
-        let failed =
-            |action| move |error: io::Error| Error::Unix { path: path.into(), action, errno: Errno::from_io(&error) };
-        let listener = match UnixListener::bind(path) {
-            Err(error) if error.kind() == ErrorKind::AddrInUse => {
-                remove_stale(path)?;
-                UnixListener::bind(path)
-            }
-            bound => bound,
-        };
-        let listener = listener.map_err(failed("listen"))?;
-        listener.set_nonblocking(true).map_err(failed("listen"))?;
-        let file = path.symlink_metadata().map_err(failed("look up"))?;
-        Ok(Listener::Unix { listener, path: path.into(), inode: (file.dev(), file.ino()) })
-    }
-
     /// Where it really listens.
     pub(crate) fn address(&self) -> Listen {
         match self {
-            Listener::Unix { path, .. } => Listen::Unix(path.clone()),
+            Listener::Unix(socket) => Listen::Unix(socket.path().into()),
             Listener::Tcp { address, .. } => Listen::Tcp(*address),
         }
     }
 
     fn accept(&self) -> io::Result<Socket> {
         let socket = match self {
-            Listener::Unix { listener, .. } => Socket::Unix(listener.accept()?.0),
+            Listener::Unix(socket) => Socket::Unix(socket.accept()?),
             Listener::Tcp { listener, .. } => Socket::Tcp(listener.accept()?.0),
         };
         socket.prepare()?;
@@ -98,36 +81,9 @@ impl Listener {
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
-            Listener::Unix { listener, .. } => listener.as_fd(),
+            Listener::Unix(socket) => socket.as_fd(),
             Listener::Tcp { listener, .. } => listener.as_fd(),
         }
-    }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        if let Listener::Unix { path, inode, .. } = self
-            && path.symlink_metadata().is_ok_and(|file| (file.dev(), file.ino()) == *inode)
-        {
-            // If it cannot be removed, the next server will find it stale.
-            let _ = std::fs::remove_file(path);
-        }
-    }
-}
-
-/// Removes a socket that no server listens on.
-fn remove_stale(path: &Path) -> Result<(), Error> {
-    let failed = |action, error: &io::Error| Error::Unix { path: path.into(), action, errno: Errno::from_io(error) };
-    let file = path.symlink_metadata().map_err(|error| failed("look up", &error))?;
-    if !file.file_type().is_socket() {
-        return Err(Error::NotASocket(path.into()));
-    }
-    match UnixStream::connect(path) {
-        Ok(_) => Err(Error::LiveSocket(path.into())),
-        Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
-            std::fs::remove_file(path).map_err(|error| failed("replace", &error))
-        }
-        Err(error) => Err(failed("connect to see whether it is in use", &error)),
     }
 }
 

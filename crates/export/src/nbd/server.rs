@@ -6,10 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use pageless_block::{Bio, BlockDevice, Queue, Status, open_checked};
+use pageless_block::BlockDevice;
 use pageless_mem::Memory;
 use pageless_sys::Errno;
-use pageless_sys::epoll::{Epoll, Interest};
 
 use super::counters::{Counters, Totals};
 use super::engine::Engine;
@@ -20,6 +19,7 @@ use super::service::{Service, Shared};
 use super::socket::Socket;
 use super::wire::MAX_STRING;
 use crate::Error;
+use crate::flush::flush;
 use crate::worker::Inbox;
 
 /// What to serve, where, and how much of the machine to use for it.
@@ -197,11 +197,8 @@ impl Server {
     pub fn stop(mut self, patience: Duration) -> Result<Totals, Error> {
         let mut ended = self.end(patience);
         for device in &self.devices {
-            let limits = device.limits();
-            if limits.flush && !limits.read_only {
-                // One that fails does not keep the others from being flushed.
-                ended = ended.and(flush(&**device));
-            }
+            // One that fails does not keep the others from being flushed.
+            ended = ended.and(flush(&**device));
         }
         ended.map(|()| self.totals())
     }
@@ -223,25 +220,5 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.end(Duration::ZERO);
-    }
-}
-
-/// Makes durable what was written.
-fn flush(device: &dyn BlockDevice) -> Result<(), Error> {
-    let mut queue = open_checked(device)?;
-    let failed = |status| Error::Flush { device: device.name().into(), status };
-    queue.submit(Bio::flush(0)).map_err(|refused| failed(refused.why.status()))?;
-    let mut completions = Vec::new();
-    let mut epoll = Epoll::new(1)?;
-    if let Some(event) = queue.event() {
-        epoll.add(event, 0, Interest::Read)?;
-    }
-    loop {
-        queue.poll(&mut completions)?;
-        match completions.first().map(|completion| completion.status) {
-            Some(Status::Ok) => return Ok(()),
-            Some(status) => return Err(failed(status)),
-            None => epoll.wait(Some(Duration::from_secs(1)), &mut Vec::new())?,
-        }
     }
 }

@@ -279,6 +279,11 @@ impl Running {
         Ok(())
     }
 
+    /// Written pages are marked there from now on. Nothing is in flight.
+    pub(crate) fn set_log(&mut self, log: Option<Arc<DirtyLog>>, used: Option<GuestAddr>) {
+        (self.log, self.log_used) = (log, used);
+    }
+
     /// Nothing more is taken.
     #[cold]
     pub(crate) fn breaks(&mut self, why: RingError, counters: &Counters) {

@@ -35,7 +35,6 @@ pub(crate) const INDIRECT: u16 = 4;
 /// A guest with one ring.
 #[derive(Debug)]
 pub(crate) struct Guest {
-    pub(crate) memory: Memory,
     pub(crate) region: Region,
     pub(crate) map: Arc<GuestMap>,
     pub(crate) size: u16,
@@ -60,7 +59,6 @@ impl Guest {
     pub(crate) fn on(memory: &Memory, slot: Arc<Slot>, size: u16, features: Features) -> Guest {
         let region = slot.region.clone();
         Guest {
-            memory: memory.clone(),
             map: Arc::new(GuestMap::new(vec![slot]).unwrap()),
             size,
             features,
@@ -176,11 +174,6 @@ impl Guest {
     /// When the driver wants to be called next (`EVENT_IDX`).
     pub(crate) fn call_at(&mut self, index: u16) {
         self.put(AVAIL + 4 + 2 * u64::from(self.size), &index.to_le_bytes());
-    }
-
-    /// When the device wants to be kicked next (`EVENT_IDX`).
-    pub(crate) fn kick_wanted_at(&mut self) -> u16 {
-        self.get16(USED + 4 + 8 * u64::from(self.size))
     }
 
     /// How many were used, as far as the driver saw.

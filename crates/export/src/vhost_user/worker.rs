@@ -18,7 +18,7 @@ use pageless_sys::eventfd::EventFd;
 use super::counters::Counters;
 use super::dirty::DirtyLog;
 use super::engine::{Engine, Round};
-use super::guest_map::GuestMap;
+use super::guest_map::{GuestAddr, GuestMap};
 use super::request::ID_BYTES;
 use super::running::{RingError, RingSetup};
 use crate::Error;
@@ -50,8 +50,8 @@ pub(crate) enum Change {
     Call(Option<EventFd>),
     /// What to tell of a broken ring by.
     Err(Option<EventFd>),
-    /// Where to mark what is written. What is in flight ends first.
-    Log(Option<Arc<DirtyLog>>),
+    /// Where to mark what is written, and by what address the used ring is marked there. What is in flight ends first.
+    Log(Option<Arc<DirtyLog>>, Option<GuestAddr>),
     /// Whether to take requests. What is in flight ends first.
     Enabled(bool),
 }
@@ -317,7 +317,7 @@ impl Service {
                 running.call(counters);
             }
             Change::Err(err) => running.err = err,
-            Change::Log(log) => running.log = log,
+            Change::Log(log, used) => running.set_log(log, used),
             Change::Enabled(enabled) => running.enabled = enabled,
             Change::Kick(_) => {}
         }
@@ -362,6 +362,6 @@ impl Service {
 const KICKLESS: Duration = Duration::from_millis(1);
 
 #[cfg(test)]
-mod tests;
-#[cfg(test)]
 mod bench;
+#[cfg(test)]
+mod tests;

@@ -133,7 +133,9 @@ fn bench() {
             }
         }
         let rate = total as f64 / start.elapsed().as_secs_f64();
-        let reference_rate = if write { 0.0 } else {
+        let reference_rate = if write {
+            0.0
+        } else {
             let mut r2 = memory.reader();
             let n = 300_000usize;
             let mut at = rng.next() % (1 << 18) * 4096;
@@ -143,15 +145,25 @@ fn bench() {
                 let next = rng.next() % (1 << 18) * 4096;
                 let from = on.kmap(disk_region.range(at, 4096).unwrap(), Access::Read).unwrap();
                 let ahead = on.kmap(disk_region.range(next, 4096).unwrap(), Access::Read).unwrap();
-                let to = on.kmap(region.range((DATA + 4096 * (i % DEPTH)) as u64, 4096).unwrap(), Access::Write).unwrap();
+                let to =
+                    on.kmap(region.range((DATA + 4096 * (i % DEPTH)) as u64, 4096).unwrap(), Access::Write).unwrap();
                 copy_ahead(&mut from.reader(), &mut to.writer(), &ahead).unwrap();
                 at = next;
             }
             n as f64 / start.elapsed().as_secs_f64()
         };
         results.push((write, rate));
-        if !write { reference.push(reference_rate); }
-        println!("{} {:.0}k/s  kicks {kicks} batches {} calls {} reference {:.0}k", if write { "write" } else { "read " }, rate / 1e3, counters.batches.get(), counters.calls.get(), reference_rate / 1e3);
+        if !write {
+            reference.push(reference_rate);
+        }
+        println!(
+            "{} {:.0}k/s  kicks {kicks} batches {} calls {} reference {:.0}k",
+            if write { "write" } else { "read " },
+            rate / 1e3,
+            counters.batches.get(),
+            counters.calls.get(),
+            reference_rate / 1e3
+        );
     }
     worker.halt();
 }

@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! [`FrontEnd`]: one connection. It receives a message at a time, and no more of the stream than that, so that descriptors are
+//! those of the message they came with.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use pageless_sys::epoll::{Epoll, Interest, Ready};
+use pageless_sys::{Errno, scm};
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::message::{Message, MessageError};
+use super::session::{Answer, Session, SessionError};
+use super::wire::{Header, MAX_PAYLOAD, NEED_REPLY, REPLY, VERSION};
+
+/// How long a front-end may take to fetch an answer, or to send the rest of a message.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Why a front-end is left.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Left {
+    /// It closed the connection, or the server stops.
+    #[error("it hung up")]
+    HungUp,
+    /// What it sent is no message.
+    #[error(transparent)]
+    Message(#[from] MessageError),
+    /// What it sent cannot be followed, and it did not ask to be told.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    /// The socket failed, or it stopped in the middle of a message.
+    #[error(transparent)]
+    Socket(#[from] pageless_sys::Error),
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(crate) struct FrontEnd {
+    socket: UnixStream,
+    bytes: Vec<u8>,
+    fds: Vec<OwnedFd>,
+    ready: Epoll,
+    /// To wait until an answer fits.
+    writable: Epoll,
+}
+
+const SOCKET: u64 = 0;
+const STOP: u64 = 1;
+
+impl FrontEnd {
+    /// Of a connection that was just accepted; `stop` becomes readable when the server is to end.
+    pub(crate) fn new(socket: UnixStream, stop: BorrowedFd<'_>) -> Result<FrontEnd, pageless_sys::Error> {
+        let (ready, writable) = (Epoll::new(2)?, Epoll::new(2)?);
+        ready.add(&socket, SOCKET, Interest::Read)?;
+        ready.add(stop, STOP, Interest::Read)?;
+        writable.add(&socket, SOCKET, Interest::Write)?;
+        writable.add(stop, STOP, Interest::Read)?;
+        Ok(FrontEnd { socket, bytes: Vec::with_capacity(MAX_PAYLOAD), fds: Vec::new(), ready, writable })
+    }
+
+    /// Serves it until it goes, or the server stops.
+    pub(crate) fn serve(mut self, session: &mut Session<'_>) -> Left {
+        loop {
+            if let Err(left) = self.message(session) {
+                return left;
+            }
+        }
+    }
+
+    /// Deals with the next message.
+    fn message(&mut self, session: &mut Session<'_>) -> Result<(), Left> {
+        self.bytes.clear();
+        self.fds.clear();
+        self.fill(size_of::<Header>())?;
+        let Ok(header) = Header::read_from_bytes(&self.bytes) else { return Err(Left::HungUp) };
+        let payload = header.payload()?;
+        self.bytes.clear();
+        self.fill(payload)?;
+        let message = Message::parse(header.request, &self.bytes, std::mem::take(&mut self.fds))?;
+        let asked = header.flags & NEED_REPLY != 0 && session.acknowledges();
+        match session.handle(message) {
+            Ok(Some(answer)) => self.answer(header.request, answer),
+            Ok(None) if asked => self.answer(header.request, 0_u64.as_bytes().to_vec().into()),
+            Ok(None) => Ok(()),
+            Err(_) if asked => self.answer(header.request, 1_u64.as_bytes().to_vec().into()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Receives until there are so many bytes.
+    fn fill(&mut self, wanted: usize) -> Result<(), Left> {
+        let begun = Instant::now();
+        let header = wanted == size_of::<Header>();
+        self.bytes.resize(wanted, 0);
+        let mut have = 0;
+        while have < wanted {
+            match scm::receive(self.socket.as_fd(), &mut self.bytes[have..], &mut self.fds) {
+                Ok(0) => return Err(Left::HungUp),
+                Ok(bytes) => have += bytes,
+                Err(error) if error.errno() == Errno::EAGAIN || error.errno() == Errno::EINTR => {
+                    // Between messages it may be silent for ever.
+                    let limit = (have > 0 || !header).then_some(PATIENCE);
+                    wait(&mut self.ready, begun, limit)?;
+                }
+                Err(error) if error.errno() == Errno::ECONNRESET => return Err(Left::HungUp),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn answer(&mut self, request: u32, answer: Answer) -> Result<(), Left> {
+        let size = u32::try_from(answer.payload.len()).unwrap_or(u32::MAX);
+        let mut bytes = Header { request, flags: VERSION | REPLY, size }.as_bytes().to_vec();
+        bytes.extend_from_slice(&answer.payload);
+        let mut fds: Vec<BorrowedFd<'_>> = answer.fd.iter().map(AsFd::as_fd).collect();
+        let (begun, mut sent) = (Instant::now(), 0);
+        while sent < bytes.len() {
+            match scm::send(self.socket.as_fd(), &bytes[sent..], &fds) {
+                Ok(count) => {
+                    sent += count;
+                    fds.clear();
+                }
+                Err(error) if error.errno() == Errno::EAGAIN || error.errno() == Errno::EINTR => {
+                    wait(&mut self.writable, begun, Some(PATIENCE))?;
+                }
+                Err(error) if error.errno() == Errno::EPIPE => return Err(Left::HungUp),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Waits for the socket, but not longer than allowed, and not when the server is to end.
+fn wait(epoll: &mut Epoll, begun: Instant, limit: Option<Duration>) -> Result<(), Left> {
+    let left = limit.map(|limit| limit.saturating_sub(begun.elapsed()));
+    if left == Some(Duration::ZERO) {
+        return Err(pageless_sys::Error::Call { call: "recvmsg", errno: Errno::ETIMEDOUT }.into());
+    }
+    let mut ready: Vec<Ready> = Vec::new();
+    epoll.wait(left, &mut ready)?;
+    if ready.iter().any(|ready| ready.token == STOP) { Err(Left::HungUp) } else { Ok(()) }
+}
