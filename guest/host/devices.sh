@@ -31,6 +31,16 @@ add_device() { # name[=size] folder
             qemu_args+=(-drive "if=none,id=nvme-drive,file=$image,format=raw"
                 -device pcie-root-port,id=port-nvme,chassis=2,slot=2
                 -device nvme,drive=nvme-drive,serial=guest,id=nvme,bus=port-nvme) ;;
+        # A disk that a server on this machine has, `vhost-user=pmem` or another kind of ours, with two queues, and with what else is
+        # said after a comma. QEMU shares the guest's memory with it, and connects again when it is gone.
+        vhost-user)
+            start_server "${size%%,*}" "$2"
+            if [ ${#servers[@]} -eq 1 ]; then
+                qemu_args+=(-object memory-backend-memfd,id=shared,share=on,seal=off,size=1536M -machine memory-backend=shared)
+                kernel_args+=("kills=${PAGELESS_CUTS:-3}")
+            fi
+            qemu_args+=(-chardev "socket,id=vhost-${size%%,*},path=$sockets/${size%%,*},reconnect=1"
+                -device "vhost-user-blk-pci,num-queues=2,chardev=vhost-$size") ;;
         # Must stand before the devices it is to translate for; `run` sees to that.
         intel-iommu)
             qemu_args=(-device intel-iommu,intremap=on,caching-mode=on "${qemu_args[@]}")

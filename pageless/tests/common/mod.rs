@@ -14,7 +14,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 pub(crate) mod disks;
+/// Part of `testkit`, which a build of this package does not depend on: it would turn on `pageless-mem/testing` in the binary that
+/// these tests are about.
+#[path = "../../../crates/testkit/src/front_end.rs"]
+#[allow(unreachable_pub, clippy::unwrap_used, reason = "it is public in its own crate")]
+pub(crate) mod front_end;
+pub(crate) mod load;
 pub(crate) mod nbd;
+pub(crate) mod qsd;
 pub(crate) mod server;
 
 /// How long anything may take before a test calls it stuck. Generous: nothing is measured against it.

@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 
 use super::{Scratch, eventually, ok};
 
@@ -16,12 +17,19 @@ pub(crate) struct Serve {
     wrapper: Vec<String>,
     socket: Option<String>,
     tcp: bool,
+    edge: &'static str,
 }
 
 impl Serve {
     /// Serves `spec`; at a unix socket of its own unless told otherwise.
     pub(crate) fn new(spec: &str) -> Serve {
-        Serve { args: vec!["serve".into(), spec.into()], wrapper: Vec::new(), socket: None, tcp: false }
+        Serve { args: vec!["serve".into(), spec.into()], wrapper: Vec::new(), socket: None, tcp: false, edge: "nbd" }
+    }
+
+    /// Serves virtual machines in place of NBD clients.
+    pub(crate) fn vhost_user(mut self) -> Serve {
+        self.edge = "vhost-user";
+        self
     }
 
     /// Listens on a free TCP port of the loopback address instead.
@@ -52,7 +60,7 @@ impl Serve {
         let mut words = self.wrapper.clone();
         words.push(env!("CARGO_BIN_EXE_pageless").to_owned());
         words.extend(self.args.iter().cloned());
-        words.extend(["--nbd".to_owned(), listen.to_owned()]);
+        words.extend([format!("--{}", self.edge), listen.to_owned()]);
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
@@ -62,7 +70,8 @@ impl Serve {
         if self.tcp {
             return "tcp:127.0.0.1:0".to_owned();
         }
-        format!("unix:{}", self.socket.clone().unwrap_or_else(|| dir.path("s")))
+        let path = self.socket.clone().unwrap_or_else(|| dir.path("s"));
+        if self.edge == "nbd" { format!("unix:{path}") } else { path }
     }
 
     /// Starts the server and waits until it accepts.
@@ -71,17 +80,22 @@ impl Serve {
         let listen = self.listen(&dir);
         let mut child = self.command(&listen).spawn().unwrap_or_else(|e| panic!("{self:?}: {e}"));
         let output = Arc::new(Mutex::new(Vec::new()));
-        collect(child.stdout.take().expect("piped"), &output);
-        collect(child.stderr.take().expect("piped"), &output);
-        let mut server = Server { child, output, uri: String::new(), socket: None, dir };
+        let readers = vec![
+            collect(child.stdout.take().expect("piped"), &output),
+            collect(child.stderr.take().expect("piped"), &output),
+        ];
+        let mut server = Server { child, output, readers, uri: String::new(), socket: None, dir };
         let ready = eventually("the server says ready", || {
             if let Some(status) = server.child.try_wait().expect("wait for the server") {
                 panic!("{self:?} ended before it was ready: {status}\n{}", server.said());
             }
             let lines = server.output.lock().expect("no panic while collecting");
-            lines.iter().find_map(|l| l.strip_prefix("ready nbd ").map(str::to_owned))
+            let line = lines.iter().find_map(|l| l.strip_prefix("ready ")?.strip_prefix(self.edge));
+            line.map(|rest| rest.trim().to_owned())
         });
-        if let Some(path) = ready.strip_prefix("unix:") {
+        if self.edge != "nbd" {
+            server.socket = Some(ready);
+        } else if let Some(path) = ready.strip_prefix("unix:") {
             server.uri = format!("nbd+unix:///?socket={path}");
             server.socket = Some(path.to_owned());
         } else {
@@ -118,7 +132,7 @@ impl Serve {
     }
 }
 
-fn collect(pipe: impl std::io::Read + Send + 'static, into: &Arc<Mutex<Vec<String>>>) -> std::thread::JoinHandle<()> {
+fn collect(pipe: impl std::io::Read + Send + 'static, into: &Arc<Mutex<Vec<String>>>) -> JoinHandle<()> {
     let into = Arc::clone(into);
     std::thread::spawn(move || {
         for line in BufReader::new(pipe).lines().map_while(Result::ok) {
@@ -132,6 +146,7 @@ fn collect(pipe: impl std::io::Read + Send + 'static, into: &Arc<Mutex<Vec<Strin
 pub(crate) struct Server {
     child: Child,
     output: Arc<Mutex<Vec<String>>>,
+    readers: Vec<JoinHandle<()>>,
     uri: String,
     socket: Option<String>,
     dir: Scratch,
@@ -189,13 +204,20 @@ impl Server {
     }
 
     /// Stops it as a service manager would: exit code 0, and the socket is gone.
-    pub(crate) fn stop(mut self) {
+    pub(crate) fn stop(self) {
+        self.stop_and_say();
+    }
+
+    /// As [`stop`](Self::stop); returns everything it has printed.
+    pub(crate) fn stop_and_say(mut self) -> String {
         self.terminate();
         let status = self.wait();
         assert_eq!(status.code(), Some(0), "{status} after SIGTERM\n{}", self.said());
         if let Some(socket) = &self.socket {
             assert!(!fs::exists(socket).expect("stat"), "{socket} is left behind");
         }
+        self.readers.drain(..).for_each(|reader| reader.join().expect("the reader of a pipe ends"));
+        self.said()
     }
 
     /// Kills it as the out-of-memory killer would.
