@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,12 +12,15 @@ use std::time::{Duration, Instant};
 use pageless_drivers::RamDisk;
 use pageless_export::vhost_user::{Notice, Polling, Server, ServerConfig};
 use pageless_mem::{Backing, Memory};
+use pageless_sys::scm;
+use pageless_testkit::front_end::{Ask, FrontEnd, FrontKind, FrontMemory};
 use pageless_testkit::regions::TempPath;
 use vhost::vhost_user::message::{
     VhostUserConfigFlags, VhostUserHeaderFlag, VhostUserInflight, VhostUserProtocolFeatures, VhostUserVirtioFeatures,
 };
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserDirtyLogRegion, VhostUserMemoryRegionInfo, VringConfigData};
+use virtio_driver::VirtioBlkFeatureFlags;
 use vmm_sys_util::eventfd::EventFd;
 
 const CAPACITY: u64 = 1 << 20;
@@ -33,6 +36,10 @@ struct Rig {
 
 impl Rig {
     fn new() -> Rig {
+        Rig::with(false)
+    }
+
+    fn with(read_only: bool) -> Rig {
         let memory = Memory::new().unwrap();
         let socket = TempPath::within(&std::env::temp_dir());
         let config = ServerConfig {
@@ -40,7 +47,7 @@ impl Rig {
             path: socket.path().to_owned(),
             queues: 2,
             polling: Polling::Adaptive,
-            read_only: false,
+            read_only,
         };
         Rig { server: Server::start(config, &memory).unwrap(), socket, memory }
     }
@@ -221,4 +228,47 @@ fn vhost_user_front_ends_are_served_one_after_the_other_and_the_server_ends_unde
     assert!(!rig.socket.path().exists(), "the socket goes with its server");
     waiting.get_features().unwrap_err();
     first.get_features().unwrap_err();
+}
+
+#[test]
+fn vhost_user_a_driver_that_ignores_read_only_changes_nothing() {
+    let rig = Rig::with(true);
+    let theirs = Memory::new().unwrap();
+    let mut memory = FrontMemory::new(&theirs, FrontKind::Ordinary, SIZE).unwrap();
+    let front = FrontEnd::connect(rig.socket.path().to_str().unwrap(), &[&memory], 1, 64).unwrap();
+    assert!(front.features.contains(VirtioBlkFeatureFlags::RO));
+    let mut queue = front.queues.into_iter().next().unwrap();
+    let mut result = |ask, memory: &mut FrontMemory| {
+        let mut done = Vec::new();
+        queue.start(&ask, memory, 1).unwrap();
+        queue.kick().unwrap();
+        while done.is_empty() {
+            queue.wait(&mut done, Duration::from_secs(60)).unwrap();
+        }
+        done[0].result
+    };
+    memory.put(0, &[7; 4096]);
+    assert_ne!(result(Ask::Write(0, 0..4096), &mut memory), 0);
+    assert_eq!(result(Ask::Read(0, 0..4096), &mut memory), 0);
+    let mut found = [1; 4096];
+    memory.get(0, &mut found);
+    assert!(found.iter().all(|byte| *byte == 0), "it was stored");
+}
+
+#[test]
+fn vhost_user_descriptors_are_not_hoarded() {
+    let rig = Rig::new();
+    let notices = rig.server.notices().unwrap();
+    let socket = UnixStream::connect(rig.socket.path()).unwrap();
+    let file = memfd(4096);
+    let fds = [file.as_fd(); 8];
+    // SET_CONFIG of all there is, a byte at a time.
+    let message = [[25_u32, 1, 268].map(u32::to_ne_bytes).concat(), vec![0; 268]].concat();
+    for byte in message.chunks(1) {
+        if scm::send(socket.as_fd(), byte, &fds).is_err() {
+            break;
+        }
+    }
+    let Notice::Left { why } = notices.recv_timeout(Duration::from_secs(60)).unwrap();
+    assert!(why.contains("descriptors") && why.contains("16"), "{why}");
 }

@@ -32,6 +32,11 @@ impl EventFd {
         Ok(EventFd(fd))
     }
 
+    /// One more descriptor of the same counter.
+    pub fn duplicate(&self) -> Result<EventFd, Error> {
+        self.0.try_clone().map(EventFd).named("fcntl(F_DUPFD_CLOEXEC)")
+    }
+
     /// Makes the descriptor readable.
     pub fn signal(&self) {
         // A full counter (EAGAIN) is readable already, which is all that is asked for.

@@ -46,9 +46,9 @@ pub(crate) struct Offer {
 
 impl Offer {
     /// For so many rings.
-    pub(crate) fn of(device: &dyn BlockDevice, queues: u16, read_only: bool) -> Offer {
+    pub(crate) fn of(device: &dyn BlockDevice, queues: u16) -> Offer {
         let limits = device.limits();
-        let read_only = read_only || limits.read_only;
+        let read_only = limits.read_only;
         let mut features = Offered::all();
         features.set(Offered::RO, read_only);
         // Where there is nothing to flush there is no cache to switch either.
@@ -105,8 +105,10 @@ fn config(capacity: u64, limits: &Limits, queues: u16) -> BlkConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vhost_user::read_only::ReadOnly;
     use pageless_drivers::NullDisk;
     use pageless_mem::Memory;
+    use std::sync::Arc;
 
     fn word(bytes: &[u8], at: usize) -> u32 {
         u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap())
@@ -115,7 +117,7 @@ mod tests {
     #[test]
     fn virtio_5_2_4_the_layout_is_that_of_the_specification() {
         let device = NullDisk::new(&Memory::new().unwrap(), 1 << 30);
-        let offer = Offer::of(&device, 4, false);
+        let offer = Offer::of(&device, 4);
         let config = offer.config(true, 0, 256);
         assert_eq!(config.len(), 256, "as many as were asked for");
         assert_eq!(u64::from_le_bytes(config[..8].try_into().unwrap()), 1 << 21);
@@ -132,8 +134,9 @@ mod tests {
 
     #[test]
     fn what_a_device_cannot_do_is_not_offered() {
-        let device = NullDisk::new(&Memory::new().unwrap(), 1 << 20);
-        let (one, read_only) = (Offer::of(&device, 1, false).features, Offer::of(&device, 2, true).features);
+        let device: Arc<dyn BlockDevice> = Arc::new(NullDisk::new(&Memory::new().unwrap(), 1 << 20));
+        let one = Offer::of(&*device, 1).features;
+        let read_only = Offer::of(&*ReadOnly::of(device), 2).features;
         assert!(!one.intersects(Offered::MQ | Offered::RO) && read_only.contains(Offered::MQ | Offered::RO));
         assert!(!read_only.intersects(Offered::DISCARD | Offered::WRITE_ZEROES));
     }

@@ -12,7 +12,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::message::{Message, MessageError};
 use super::session::{Answer, Session, SessionError};
-use super::wire::{Header, MAX_PAYLOAD, NEED_REPLY, REPLY, VERSION};
+use super::wire::{Header, MAX_PAYLOAD, MAX_REGIONS, NEED_REPLY, REPLY, VERSION};
 
 /// How long a front-end may take to fetch an answer, or to send the rest of a message.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -29,6 +29,9 @@ pub(crate) enum Left {
     /// What it sent cannot be followed, and it did not ask to be told.
     #[error(transparent)]
     Session(#[from] SessionError),
+    /// It passes more descriptors with a message than any has.
+    #[error("a message with {0} descriptors, and {MAX_REGIONS} is the most that any has")]
+    Descriptors(usize),
     /// The socket failed, or it stopped in the middle of a message.
     #[error(transparent)]
     Socket(#[from] pageless_sys::Error),
@@ -70,6 +73,8 @@ impl FrontEnd {
 
     /// Deals with the next message.
     fn message(&mut self, session: &mut Session<'_>) -> Result<(), Left> {
+        // One that never pauses is asked to here.
+        wait(&mut self.ready, Instant::now(), None)?;
         self.bytes.clear();
         self.fds.clear();
         self.fill(size_of::<Header>())?;
@@ -97,6 +102,7 @@ impl FrontEnd {
         while have < wanted {
             match scm::receive(self.socket.as_fd(), &mut self.bytes[have..], &mut self.fds) {
                 Ok(0) => return Err(Left::HungUp),
+                Ok(_) if self.fds.len() > MAX_REGIONS => return Err(Left::Descriptors(self.fds.len())),
                 Ok(bytes) => have += bytes,
                 Err(error) if error.errno() == Errno::EAGAIN || error.errno() == Errno::EINTR => {
                     // Between messages it may be silent for ever.
@@ -142,4 +148,37 @@ fn wait(epoll: &mut Epoll, begun: Instant, limit: Option<Duration>) -> Result<()
     let mut ready: Vec<Ready> = Vec::new();
     epoll.wait(left, &mut ready)?;
     if ready.iter().any(|ready| ready.token == STOP) { Err(Left::HungUp) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::Arc;
+
+    use pageless_block::BlockDevice;
+    use pageless_drivers::NullDisk;
+    use pageless_mem::Memory;
+    use pageless_sys::eventfd::EventFd;
+
+    use super::*;
+    use crate::vhost_user::config::Offer;
+
+    #[test]
+    fn a_front_end_that_never_pauses_does_not_keep_the_server() {
+        let memory = Memory::new().unwrap();
+        let device: Arc<dyn BlockDevice> = Arc::new(NullDisk::new(&memory, 1 << 20));
+        let offer = Offer::of(&*device, 1);
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let stop = EventFd::new().unwrap();
+        // SET_OWNER, which nobody answers.
+        theirs.write_all(&[3_u32, 1, 0].map(u32::to_ne_bytes).concat().repeat(9)).unwrap();
+        stop.signal();
+        let mut rest = ours.try_clone().unwrap();
+        let front_end = FrontEnd::new(ours, stop.as_fd()).unwrap();
+        assert!(matches!(front_end.serve(&mut Session::new(&[], &offer, &memory)), Left::HungUp));
+        drop(theirs);
+        let mut bytes = Vec::new();
+        std::io::Read::read_to_end(&mut rest, &mut bytes).unwrap();
+        assert_eq!(bytes.len(), 9 * 12, "nothing more is done once it is to end");
+    }
 }

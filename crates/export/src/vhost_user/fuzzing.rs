@@ -50,7 +50,7 @@ impl Speaker {
         let spawn =
             |index| Worker::spawn(index, Arc::clone(device), [0; 20], memory, Polling::Adaptive, Arc::default());
         let workers = (0..usize::from(QUEUES)).map(spawn).collect::<Result<_, _>>()?;
-        Ok(Speaker { memory: memory.clone(), workers, offer: Offer::of(&**device, QUEUES, false) })
+        Ok(Speaker { memory: memory.clone(), workers, offer: Offer::of(&**device, QUEUES) })
     }
 
     /// Says all of it to a session, which ends with it.

@@ -34,6 +34,7 @@ mod inflight;
 #[cfg(all(test, loom))]
 mod loom;
 mod message;
+mod read_only;
 mod request;
 mod ring;
 mod running;

@@ -17,6 +17,7 @@ use pageless_sys::epoll::{Epoll, Interest};
 use super::config::Offer;
 use super::counters::{Counters, Totals};
 use super::front_end::{FrontEnd, Left};
+use super::read_only::ReadOnly;
 use super::request::ID_BYTES;
 use super::session::Session;
 use super::worker::{Polling, Worker};
@@ -76,6 +77,7 @@ impl Server {
             let what = "the number of queues";
             return Err(Error::Number { what, value: queues.into(), most: MAX_QUEUES.into() });
         }
+        let device = if read_only { ReadOnly::of(device) } else { device };
         let socket = UnixSocket::open(&path)?;
         let counters: Vec<Arc<Counters>> = (0..queues).map(|_| Arc::default()).collect();
         let id = id_of(device.name());
@@ -85,7 +87,7 @@ impl Server {
         let (owner, notices) = mpsc::channel();
         let stop = Arc::new(Inbox::new()?);
         let control = Control {
-            offer: Offer::of(&*device, queues, read_only),
+            offer: Offer::of(&*device, queues),
             socket,
             workers,
             memory: memory.clone(),
@@ -127,7 +129,9 @@ impl Server {
     /// # Errors
     /// When a thread failed, or the flush did.
     pub fn stop(mut self) -> Result<Totals, Error> {
-        self.end().and_then(|()| flush(&*self.device)).map(|()| self.totals())
+        // A thread that failed does not keep the device from being flushed.
+        let ended = self.end();
+        ended.and(flush(&*self.device)).map(|()| self.totals())
     }
 
     fn end(&mut self) -> Result<(), Error> {
@@ -195,7 +199,7 @@ impl Control {
                 Err(_) => stop.wait(Some(BACK_OFF), &mut Vec::new())?,
             }
         }
-        self.workers.into_iter().try_for_each(Worker::stop)
+        self.workers.into_iter().map(Worker::stop).fold(Ok(()), Result::and)
     }
 
     fn serve(&self, socket: std::os::unix::net::UnixStream) -> Left {

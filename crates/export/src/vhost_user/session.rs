@@ -201,17 +201,15 @@ impl<'w> Session<'w> {
             Message::SetVringKick(index, kick) => self.set_kick(index.into(), kick)?,
             Message::SetVringCall(index, call) => {
                 let call = call.map(EventFd::adopt).transpose()?;
-                match self.ring(index.into())?.served {
-                    true => self.change(index.into(), Change::Call(call)),
-                    false => self.ring(index.into())?.call = call,
-                }
+                let again = again(call.as_ref())?;
+                self.ring(index.into())?.call = call;
+                self.change(index.into(), Change::Call(again));
             }
             Message::SetVringErr(index, err) => {
                 let err = err.map(EventFd::adopt).transpose()?;
-                match self.ring(index.into())?.served {
-                    true => self.change(index.into(), Change::Err(err)),
-                    false => self.ring(index.into())?.err = err,
-                }
+                let again = again(err.as_ref())?;
+                self.ring(index.into())?.err = err;
+                self.change(index.into(), Change::Err(again));
             }
             Message::SetConfig(head, bytes) => self.set_config(head, &bytes)?,
             Message::SetInflightFd(told, fd) => self.set_records(told, fd)?,
@@ -314,7 +312,7 @@ impl<'w> Session<'w> {
 
     /// Starts a ring that has all it needs.
     fn try_start(&mut self, index: u32) -> Result<(), SessionError> {
-        let (map, records) = (Arc::clone(&self.map), self.records_of(index));
+        let map = Arc::clone(&self.map);
         let features = Features::from_bits_retain(self.features);
         let by_itself = !self.has(Offered::PROTOCOL_FEATURES);
         let wce = Arc::clone(&self.wce);
@@ -330,6 +328,8 @@ impl<'w> Session<'w> {
         if ring.served || ring.size == 0 || matches!(ring.kick, Kick::Unset | Kick::Given) {
             return Ok(());
         }
+        let inflight = self.records_of(index)?;
+        let ring = self.ring(index)?;
         let kick = match std::mem::replace(&mut ring.kick, Kick::Given) {
             Kick::Fd(fd) => Some(fd),
             Kick::Polled | Kick::Unset | Kick::Given => None,
@@ -341,11 +341,11 @@ impl<'w> Session<'w> {
             used,
             base: ring.base,
             kick,
-            call: ring.call.take(),
-            err: ring.err.take(),
+            call: again(ring.call.as_ref())?,
+            err: again(ring.err.as_ref())?,
             map,
             features,
-            inflight: records,
+            inflight,
             log,
             log_used,
             enabled: ring.enabled.unwrap_or(by_itself),
@@ -363,7 +363,9 @@ impl<'w> Session<'w> {
         self.stop(index as usize);
         let ring = self.ring(index)?;
         let num = ring.base.into();
-        *ring = RingState { enabled: ring.enabled, size: ring.size, base: ring.base, ..RingState::NONE };
+        // What it is told by is not always told again.
+        let (call, err) = (ring.call.take(), ring.err.take());
+        *ring = RingState { enabled: ring.enabled, size: ring.size, base: ring.base, call, err, ..RingState::NONE };
         Ok(VringState { index, num }.as_bytes().to_vec().into())
     }
 
@@ -431,12 +433,23 @@ impl<'w> Session<'w> {
         if fits { Ok(queue_bytes(queue_size)) } else { Err(wrong) }
     }
 
-    fn records_of(&self, index: u32) -> Option<InflightQueue> {
-        let records = self.records.as_ref().filter(|records| index < u32::from(records.queues))?;
-        let size = self.rings.get(index as usize)?.size.min(records.queue_size);
-        let offset = records.offset + u64::from(index) * queue_bytes(records.queue_size);
-        InflightQueue::new(records.region.clone(), offset, size)
+    /// Where a ring's requests in flight are recorded, if at all.
+    fn records_of(&self, index: u32) -> Result<Option<InflightQueue>, SessionError> {
+        let Some(records) = &self.records else { return Ok(None) };
+        let Records { queues, queue_size, .. } = *records;
+        let size = self.rings.get(index as usize).map_or(0, |ring| ring.size);
+        let offset = records.offset + u64::from(index) * queue_bytes(queue_size);
+        let fits = index < queues.into() && size <= queue_size;
+        let queue = fits.then(|| InflightQueue::new(records.region.clone(), offset, size)).flatten();
+        let bytes = records.region.len();
+        // A ring that is not recorded would lose what is in flight with the server.
+        queue.map(Some).ok_or(SessionError::Records { queues, queue_size, bytes })
     }
+}
+
+/// One more of what is told by, for the worker.
+fn again(event: Option<&EventFd>) -> Result<Option<EventFd>, SessionError> {
+    Ok(event.map(EventFd::duplicate).transpose()?)
 }
 
 impl Drop for Session<'_> {

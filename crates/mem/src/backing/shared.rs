@@ -44,10 +44,11 @@ impl Backing {
         let mapping = Mapping::shared(file.as_fd(), offset, reserved, Protection::ReadWrite)?;
         mapping.dont_fork()?;
         let system = file.file_system();
+        // What others have mapped too may have data where our page table shows none.
         let (kind, label, sparse, reason) = match () {
-            () if system.is_secret_memory() => (MemKind::Secret, "shared secret", Sparse::Pagemap, Reason::Anonymous),
+            () if system.is_secret_memory() => (MemKind::Secret, "shared secret", Sparse::Dense, Reason::Anonymous),
             () if system.is_dma_buf() => (MemKind::DmaBuf, "shared dma-buf", Sparse::Dense, Reason::Device),
-            () if system.is_hugetlbfs() => (MemKind::Anon, "shared hugetlb", Sparse::Pagemap, Reason::Anonymous),
+            () if system.is_hugetlbfs() => (MemKind::Anon, "shared hugetlb", Sparse::Dense, Reason::Anonymous),
             () if system.lives_in_memory() => (MemKind::Anon, "shared", Sparse::Seek, Reason::Anonymous),
             () => (MemKind::File, "shared file", Sparse::Seek, Reason::PageCache(system)),
         };
@@ -98,6 +99,22 @@ mod tests {
         let region = memory.register(Backing::shared(fd, 0, 2 * FRAME_SIZE).unwrap()).unwrap();
         assert_eq!(region.kind(), MemKind::Secret);
         assert_eq!(byte(&memory, &region, 8191), Ok(0));
+    }
+
+    /// What the other side stored is data, whether or not this side has looked at it.
+    #[test]
+    fn nothing_that_others_stored_is_taken_for_a_hole() {
+        let memory = Memory::new().unwrap();
+        for fd in [memfd::secret(2 * FRAME_SIZE), memfd::hugetlb(2 << 20)] {
+            let Ok(fd) = fd else { continue };
+            let shared = |fd: &OwnedFd| Backing::shared(fd.try_clone().unwrap(), 0, 2 * FRAME_SIZE);
+            let (Ok(theirs), Ok(ours)) = (shared(&fd), shared(&fd)) else { continue };
+            let (theirs, ours) = (memory.register(theirs).unwrap(), memory.register(ours).unwrap());
+            let mut reader = memory.reader();
+            let online = reader.online();
+            online.kmap(theirs.range(0, 4).unwrap(), Access::Write).unwrap().writer().write(b"data").unwrap();
+            assert_eq!(ours.extents().next(0, 4096), crate::Extent::Data(4096));
+        }
     }
 
     #[test]

@@ -2,9 +2,12 @@
 //! Messages in orders that are sent, and in orders that are not.
 
 use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+use std::time::Duration;
 
 use pageless_block::BlockDevice;
 use pageless_drivers::NullDisk;
+use pageless_sys::epoll::{Epoll, Interest};
 use proptest::prelude::*;
 
 use super::*;
@@ -28,7 +31,7 @@ impl Rig {
         let spawn = |index| {
             Worker::spawn(index, Arc::clone(&device), [0; 20], &memory, Polling::Adaptive, Arc::default()).unwrap()
         };
-        Rig { workers: (0..2).map(spawn).collect(), offer: Offer::of(&*device, 2, false), memory }
+        Rig { workers: (0..2).map(spawn).collect(), offer: Offer::of(&*device, 2), memory }
     }
 
     fn session(&self) -> Session<'_> {
@@ -239,6 +242,47 @@ fn vhost_user_a_reset_device_is_as_new() {
     assert!(session.rings.iter().all(|ring| !ring.served && ring.size == 0));
     ring(1).into_iter().for_each(|message| drop(session.handle(message).unwrap()));
     assert!(session.rings[1].served, "its memory is still there");
+}
+
+#[test]
+fn vhost_user_a_record_that_does_not_hold_a_ring_is_refused_with_it() {
+    let rig = Rig::new();
+    let told = Inflight { mmap_size: 1 << 16, mmap_offset: 0, queues: 1, queue_size: 64, padding: 0 };
+    for (index, told) in
+        [(0, told), (1, Inflight { queue_size: 128, ..told }), (0, Inflight { mmap_offset: 4, ..told })]
+    {
+        let mut session = rig.session();
+        session.handle(Message::SetInflightFd(told, memfd::memfd(1 << 17).unwrap())).unwrap();
+        session.handle(table()).unwrap();
+        let mut refused = ring(index).into_iter().filter_map(|message| session.handle(message).err());
+        assert!(matches!(refused.next(), Some(SessionError::Records { .. })), "ring {index}, {told:?}");
+    }
+}
+
+#[test]
+fn vhost_user_a_ring_that_starts_again_tells_errors_where_it_was_told_to() {
+    let rig = Rig::new();
+    let mut session = rig.session();
+    let (entry, fd) = region(GUEST, USER);
+    let guest = std::fs::File::from(fd.try_clone().unwrap());
+    let mut told = Epoll::new(1).unwrap();
+    let error = EventFd::new().unwrap();
+    told.add(&error, 0, Interest::Read).unwrap();
+    session.handle(Message::SetMemTable(vec![(entry, fd)])).unwrap();
+    session.handle(Message::SetVringErr(0, Some(error.as_fd().try_clone_to_owned().unwrap()))).unwrap();
+    for round in 1..=2 {
+        for message in ring(0) {
+            session.handle(message).unwrap();
+        }
+        // More than there is room for.
+        guest.write_all_at(&9999_u16.to_le_bytes(), 0x1002).unwrap();
+        session.handle(Message::SetVringKick(0, None)).unwrap();
+        let mut ready = Vec::new();
+        told.wait(Some(Duration::from_secs(60)), &mut ready).unwrap();
+        assert!(error.drain(), "round {round}");
+        base(&mut session, 0);
+        guest.write_all_at(&7_u16.to_le_bytes(), 0x1002).unwrap();
+    }
 }
 
 proptest! {
