@@ -360,8 +360,5 @@ impl Service {
 
 /// How often a ring without a kick is looked at.
 const KICKLESS: Duration = Duration::from_millis(1);
-
-#[cfg(test)]
-mod bench;
 #[cfg(test)]
 mod tests;
