@@ -45,24 +45,23 @@ peer() {
     fill "$1"
 }
 
-# rate NAME WHAT KIND [CORE...]: operations per second; how often the client found nothing goes to NAME.idle
+# rate NAME WHAT KIND [CORE...]: operations per second; how many the client got together goes to NAME.together
 rate() {
-    local name=$1 rate nothing
-    read -r rate nothing < <("$client" rate "$work/$name.sock" "$2" "$3" "$SECS" "${@:4}")
+    local name=$1 rate together
+    read -r rate together < <("$client" rate "$work/$name.sock" "$2" "$3" "$SECS" "${@:4}")
     echo "$rate"
-    echo "$nothing" >>"$work/$name.nothing"
+    echo "$together" >>"$work/$name.together"
 }
 
 # both sides hold real data: unwritten memory is cheaper to read than memory
 fill() { "$client" fill "$work/$1.sock"; }
 
-# both WHAT: runs a command for reads and writes
 each_round() { # function
-    local round
-    for round in $(seq "$ROUNDS"); do "$1" $((round % 2)); done
+    local _
+    for _ in $(seq "$ROUNDS"); do "$1"; done
 }
 
-nothing() { printf '  the client found nothing in %s of its looks at %s\n' "$(summary <"$work/$1.nothing")" "$1"; }
+together() { printf '  came back together, of 32: %s\n' "$(summary <"$work/$1.together")"; }
 
 part_peer() {
     need qemu-storage-daemon
@@ -79,7 +78,7 @@ part_peer() {
     each_round round
     verdict "peer: read" "$work/default.read" "$work/theirs.read" 10 12
     verdict "peer: write" "$work/default.write" "$work/theirs.write" 10 12
-    nothing default
+    together default
 }
 
 part_poll() {
@@ -94,15 +93,15 @@ part_poll() {
     each_round round
     verdict "poll: read" "$work/poll.read" "$work/copies.read" 0.75
     verdict "poll: write" "$work/poll.write" "$work/copies.write" 0.75
-    nothing poll
+    together poll
 }
 
-# spread NAME: each worker of a server on a core of its own
+# spread: each worker of the server just started on a core of its own
 spread() {
     local core=0 task
     for task in /proc/"${started[-1]}"/task/*; do
         case $(cat "$task/comm") in
-            *vhost*|*worker*) taskset -cp "$core" "${task##*/}" >/dev/null; core=$(((core + 1) % 2)) ;;
+            vhost-[0-9]*) taskset -cp "$core" "${task##*/}" >/dev/null; core=$(((core + 1) % 2)) ;;
         esac
     done
 }
@@ -110,7 +109,7 @@ spread() {
 part_queues() {
     CORES=0 ours one ram:1G --queues 1
     CORES=0,1 ours two ram:1G --queues 2
-    spread two
+    spread
     round() {
         local what
         for what in read write; do

@@ -360,5 +360,6 @@ impl Service {
 
 /// How often a ring without a kick is looked at.
 const KICKLESS: Duration = Duration::from_millis(1);
+
 #[cfg(test)]
 mod tests;
