@@ -217,6 +217,7 @@ random_file() { # path MiB
 # Serves a device over NBD at $uri until `stop_serving`.
 serve() { # spec [argument...]
     rm -f /tmp/nbd.sock
+    : >/tmp/serve.log # what the last one said is not what this one says
     uri='nbd+unix:///?socket=/tmp/nbd.sock'
     pageless serve "$@" --nbd unix:/tmp/nbd.sock >/tmp/serve.log 2>&1 &
     server=$!
