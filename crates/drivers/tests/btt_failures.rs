@@ -113,3 +113,27 @@ fn btt_bad_page_of_the_map_fails_its_blocks_and_no_other() {
     let unreadable = |trouble: &Trouble| matches!(trouble, Trouble::Noticed(found) if matches!(found.problem, Problem::Unreadable(Part::Map, _)));
     assert!(told.iter().any(unreadable) && !told.iter().any(Trouble::freezes), "{told:?}");
 }
+
+/// The page that the flog lies in is broken: lanes are lost, and no block is.
+#[test]
+fn btt_bad_page_of_the_flog_loses_lanes_and_no_block() {
+    let rig = Rig::new();
+    let disk = rig.open();
+    let mut queue = disk.open_queue().unwrap();
+    for lba in 0..LANES {
+        assert_eq!(rig.write(&mut *queue, lba, lba as u8 + 1), Status::Ok);
+    }
+    let offset = rig.arena.start + rig.arena.geometry.flogoff();
+    if pageless_testkit::require::kernel("UFFDIO_POISON", "guest/poison", poison(&rig.region, offset)).is_none() {
+        return;
+    }
+    for lba in 0..LANES + 2 {
+        assert_eq!(rig.write(&mut *queue, lba, 0xee), Status::Media);
+    }
+    for lba in 0..LANES {
+        assert_eq!(rig.read(&disk, lba), (Status::Ok, lba as u8 + 1));
+    }
+    let told = disk.troubles();
+    let retired = |trouble: &&Trouble| matches!(trouble, Trouble::LaneRetired { .. });
+    assert_eq!(told.iter().filter(retired).count(), LANES as usize, "{told:?}");
+}
