@@ -54,6 +54,10 @@ pub(super) fn commit(shared: &Shared, io: &mut Io, writes: &mut [Write], jobs: &
         step(writes, jobs, |write| write.store_map(shared, &mut maps));
         persist::fence();
     }
+    // Stores to a device that went away "work".
+    if let Err(fault) = io.reader.confirm() {
+        step(writes, jobs, |write| Err(write.stuck(shared, fault)));
+    }
     settle(shared, io, writes, jobs, |write| {
         let (arena, lba) = shared.locate(write.external);
         [(arena.map_offset(lba), 4)]

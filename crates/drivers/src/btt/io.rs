@@ -30,13 +30,14 @@ impl Io {
         Section { online: self.reader.online(), shared }
     }
 
-    /// Whether the medium, or frames of this bio, went away while they were used.
+    /// Whether what was moved for this bio cannot be trusted, given what [`Reader::confirm`] says: the medium or its frames went
+    /// away while they were used, or a device failed to take part.
     #[cold]
-    pub(super) fn lost(&mut self, shared: &Shared, bio: &Bio) -> bool {
+    pub(super) fn lost(&mut self, shared: &Shared, bio: &Bio, fault: Fault) -> bool {
         let online = self.reader.online();
         let gone = |range| online.kmap(range, Access::Read).is_err();
         let Some(medium) = shared.region.range(0, 1) else { return true };
-        [medium].into_iter().chain(&bio.data).any(gone)
+        fault != Fault::Gone || [medium].into_iter().chain(&bio.data).any(gone)
     }
 }
 

@@ -98,10 +98,10 @@ impl Reads {
                 }
             }
         }
-        if io.reader.confirm().is_err() {
+        if let Err(fault) = io.reader.confirm() {
             for wanted in &self.blocks {
-                if io.lost(shared, &bios[wanted.job]) {
-                    jobs[wanted.job].fail(0, Status::Gone);
+                if io.lost(shared, &bios[wanted.job], fault) {
+                    jobs[wanted.job].fail(0, fault.into());
                 }
             }
         }

@@ -222,10 +222,10 @@ impl Writes {
                 }
             }
         }
-        if io.reader.confirm().is_err() {
+        if let Err(fault) = io.reader.confirm() {
             for write in &mut self.blocks {
-                if io.lost(shared, &bios[write.job]) {
-                    write.fail(jobs, Status::Gone, State::Failed);
+                if io.lost(shared, &bios[write.job], fault) {
+                    write.fail(jobs, fault.into(), State::Failed);
                 }
             }
         }

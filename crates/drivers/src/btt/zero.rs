@@ -109,8 +109,10 @@ impl Run<'_> {
             }
         }
         drop(held);
-        if io.reader.confirm().is_err() && io.lost(shared, bio) {
-            return Err((0, Status::Gone));
+        if let Err(fault) = io.reader.confirm()
+            && io.lost(shared, bio, fault)
+        {
+            return Err((0, fault.into()));
         }
         if shared.order == Order::Strict {
             let synced = io.flusher.persist(arena.map_offset(lba), 4 * len);
