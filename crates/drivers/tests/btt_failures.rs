@@ -9,7 +9,7 @@ use pageless_block::{Bio, BlockDevice, Sector, Status, open_checked};
 use pageless_drivers::btt::check::{Part, Problem};
 use pageless_drivers::btt::map::MapEntry;
 use pageless_drivers::btt::{BttDisk, OpenOptions, Order, Trouble};
-use pageless_mem::testing::{fail_sync, poison, record};
+use pageless_mem::testing::{device_says, fail_sync, poison, record};
 use pageless_mem::{Backing, Durability, Fault, Memory};
 
 mod btt_rig;
@@ -136,4 +136,53 @@ fn btt_bad_page_of_the_flog_loses_lanes_and_no_block() {
     let told = disk.troubles();
     let retired = |trouble: &&Trouble| matches!(trouble, Trouble::LaneRetired { .. });
     assert_eq!(told.iter().filter(retired).count(), LANES as usize, "{told:?}");
+}
+
+/// A disk on memory of a device, with block 5 written.
+fn on_device() -> (Rig, BttDisk) {
+    let memory = Memory::new().unwrap();
+    let region = memory.register(Backing::memfd(LEN).unwrap().of_device()).unwrap();
+    let rig = Rig::on(memory, region, 4096, LANES);
+    let disk = rig.open();
+    assert_eq!(rig.write(&mut *disk.open_queue().unwrap(), 5, 1), Status::Ok);
+    (rig, disk)
+}
+
+/// A device that says it did not take part in moving the data: that request fails, and no other.
+#[test]
+fn btt_device_that_fails_while_data_moves_fails_the_request_alone() {
+    let (rig, disk) = on_device();
+    let mut queue = open_checked(&disk).unwrap();
+    let frames = rig.range(1);
+    let bios = [
+        Bio::read(Sector(40), frames, 0),
+        Bio::write(Sector(40), frames, 0),
+        Bio::write_zeroes(Sector(40), 4096, 0),
+        Bio::discard(Sector(40), 4096, 0),
+    ];
+    for bio in bios {
+        let op = bio.op;
+        device_says(&rig.region, [Err(Fault::Media)]);
+        assert_eq!(run(&mut queue, [bio]), [Status::Media], "{op:?}");
+        device_says(&rig.region, []);
+        assert_eq!(disk.troubles(), [], "{op:?}");
+    }
+    assert_eq!(rig.write(&mut queue, 5, 3), Status::Ok);
+    assert_eq!(rig.read(&disk, 5), (Status::Ok, 3));
+}
+
+/// A device that fails after the data: nobody knows whether flog and map were stored, so nothing is acknowledged and nothing is
+/// changed any more.
+#[test]
+fn btt_device_that_fails_after_the_data_makes_the_arena_read_only() {
+    for fault in [Fault::Media, Fault::Gone] {
+        let (rig, disk) = on_device();
+        let mut queue = disk.open_queue().unwrap();
+        device_says(&rig.region, [Ok(()), Err(fault)]);
+        assert_eq!(rig.write(&mut *queue, 5, 2), fault.into());
+        assert_eq!(disk.troubles(), [Trouble::MapNotStored { arena: 0, lba: 5, fault }]);
+        let after = rig.write(&mut *queue, 6, 2);
+        assert!(matches!(after, Status::ReadOnly | Status::Gone), "{after:?}");
+        device_says(&rig.region, []);
+    }
 }

@@ -50,6 +50,9 @@ enum Kind {
         /// Where the BAR is mapped through VFIO and the kernel did not want it back yet.
         vfio: Mutex<Option<vfio::Device>>,
     },
+    /// Says what a test wants, and then that all is well.
+    #[cfg(feature = "testing")]
+    Scripted(Mutex<std::collections::VecDeque<Result<(), Fault>>>),
 }
 
 impl Device {
@@ -59,6 +62,19 @@ impl Device {
 
     pub(crate) fn pci(config: Config, vfio: Option<vfio::Device>) -> Device {
         Device { kind: Kind::Pci { config, vfio: Mutex::new(vfio) }, failed: AtomicBool::new(false) }
+    }
+
+    #[cfg(feature = "testing")]
+    pub(crate) fn scripted() -> Device {
+        Device { kind: Kind::Scripted(Mutex::default()), failed: AtomicBool::new(false) }
+    }
+
+    /// What a device of a test says to those who ask, one after the other.
+    #[cfg(feature = "testing")]
+    pub(crate) fn script(&self, answers: impl IntoIterator<Item = Result<(), Fault>>) {
+        if let Kind::Scripted(script) = &self.kind {
+            *script.lock().unwrap_or_else(PoisonError::into_inner) = answers.into_iter().collect();
+        }
     }
 
     /// Gives a function back to the kernel, which waits for its last mapping and descriptor: the mapping is gone.
@@ -73,6 +89,10 @@ impl Device {
             Kind::DmaBuf => bracket(region, access, dmabuf::begin_cpu).map_err(|_| Fault::Media),
             Kind::Pci { .. } if self.failed.load(Ordering::Relaxed) => Err(Fault::Gone),
             Kind::Pci { .. } => Ok(()),
+            #[cfg(feature = "testing")]
+            Kind::Scripted(_) if self.failed.load(Ordering::Relaxed) => Err(Fault::Gone),
+            #[cfg(feature = "testing")]
+            Kind::Scripted(_) => Ok(()),
         }
     }
 
@@ -102,6 +122,12 @@ impl Device {
                     let _ = region.backing.seal(0);
                 }
                 Err(Fault::Gone)
+            }
+            #[cfg(feature = "testing")]
+            Kind::Scripted(script) => {
+                let answer = script.lock().unwrap_or_else(PoisonError::into_inner).pop_front().unwrap_or(Ok(()));
+                self.failed.store(answer == Err(Fault::Gone), Ordering::Relaxed);
+                answer
             }
         }
     }

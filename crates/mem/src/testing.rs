@@ -12,7 +12,7 @@ use pageless_sys::socket::IoVec;
 use pageless_sys::{fork, userfault};
 
 use crate::backing::Store;
-use crate::{Access, Error, FRAME_SIZE, PhysRange, Region, cell};
+use crate::{Access, Error, FRAME_SIZE, Fault, PhysRange, Region, cell};
 
 pub use pageless_sys::fork::Child;
 pub use record::{Recording, record};
@@ -53,6 +53,14 @@ pub fn heal(region: &Region, offset: u64) -> Result<(), Error> {
 /// As if a sync of the region had failed that was somebody else's: everybody is told of it once.
 pub fn fail_sync(region: &Region) {
     region.inner().flush_errors.note();
+}
+
+/// What the device of the region, which is [`Backing::of_device`](crate::Backing::of_device), says whenever it is asked whether
+/// what was moved can be trusted: one answer a time, and `Ok` after the last. [`Fault::Gone`] stays.
+pub fn device_says(region: &Region, answers: impl IntoIterator<Item = Result<(), Fault>>) {
+    if let Some(device) = region.inner().backing.device() {
+        device.script(answers);
+    }
 }
 
 /// What the kernel says to plain `O_DIRECT` between these frames and the start of a file, as any program would ask for it.

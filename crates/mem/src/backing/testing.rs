@@ -8,6 +8,7 @@ use pageless_sys::mmap::Mapping;
 use pageless_sys::{Errno, pagemap, perf};
 
 use super::{Backing, Store, frames_of};
+use crate::device::Device;
 use crate::medium::Medium;
 use crate::persist::{Durability, Mapped};
 use crate::region::MemKind;
@@ -40,6 +41,12 @@ impl Backing {
     #[must_use]
     pub fn on_device(self, sys: &Path, device: u64, mapped: Mapped) -> Backing {
         self.persistent(mapped, Medium::of_block(sys, device))
+    }
+
+    /// Treated as memory of a device, which says what [`device_says`](crate::testing::device_says) told it to.
+    #[must_use]
+    pub fn of_device(self) -> Backing {
+        Backing { device: Some(Device::scripted()), ..self }
     }
 
     /// Private memory that children inherit, which no other backing is.
