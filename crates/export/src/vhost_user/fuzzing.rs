@@ -4,6 +4,8 @@
 //! Bytes are read as messages, not as the socket's stream: a number is a byte moved left by another, so that a few bits of the
 //! input make a ring's address, a size or a flag. Half of the messages are given the payload that theirs has.
 
+pub mod ring;
+
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
