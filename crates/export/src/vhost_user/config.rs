@@ -59,15 +59,15 @@ impl Offer {
         Offer { features, protocol: ProtocolFeatures::all(), queues, config: config(device.capacity(), limits, queues) }
     }
 
-    /// `len` bytes of the configuration space from `offset` on, which was judged to lie in a message; what is behind its end
-    /// reads as zeroes.
-    pub(crate) fn config(&self, writeback: bool, offset: u32, len: u32) -> Vec<u8> {
+    /// `len` bytes of the configuration space from `offset` on, with zeroes behind its end; `None` for more than a message
+    /// carries.
+    pub(crate) fn config(&self, writeback: bool, offset: u32, len: u32) -> Option<Vec<u8>> {
         let mut space = [0; MAX_CONFIG as usize];
         let config = BlkConfig { writeback: writeback.into(), ..self.config };
         space[..size_of::<BlkConfig>()].copy_from_slice(config.as_bytes());
-        let start = (offset as usize).min(space.len());
-        let end = start.saturating_add(len as usize).min(space.len());
-        space[start..end].to_vec()
+        let start = offset as usize;
+        let end = start.checked_add(len as usize)?;
+        space.get(start..end).map(<[u8]>::to_vec)
     }
 }
 
@@ -118,7 +118,7 @@ mod tests {
     fn virtio_5_2_4_the_layout_is_that_of_the_specification() {
         let device = NullDisk::new(&Memory::new().unwrap(), 1 << 30);
         let offer = Offer::of(&device, 4);
-        let config = offer.config(true, 0, 256);
+        let config = offer.config(true, 0, 256).unwrap();
         assert_eq!(config.len(), 256, "as many as were asked for");
         assert_eq!(u64::from_le_bytes(config[..8].try_into().unwrap()), 1 << 21);
         let limits = device.limits();
@@ -127,9 +127,10 @@ mod tests {
         assert_eq!((config[32], config[34], config[35]), (1, 4, 0));
         assert_eq!(word(&config, 40), MAX_RANGES);
         assert!(config[60..].iter().all(|byte| *byte == 0));
-        assert_eq!(offer.config(false, 32, 1), [0]);
-        assert_eq!(offer.config(true, 20, 8), config[20..28]);
-        assert_eq!(offer.config(true, 256, 0), [0; 0]);
+        assert_eq!(offer.config(false, 32, 1).unwrap(), [0]);
+        assert_eq!(offer.config(true, 20, 8).unwrap(), config[20..28]);
+        assert_eq!(offer.config(true, 256, 0).unwrap(), [0; 0]);
+        assert_eq!((offer.config(true, 1, 256), offer.config(true, u32::MAX, 2)), (None, None));
     }
 
     #[test]

@@ -225,7 +225,8 @@ fn config(request: u32, payload: &[u8]) -> Result<(ConfigHead, &[u8]), MessageEr
     let short = |wanted| MessageError::Size { request, size: payload.len(), wanted };
     let (head, bytes) = ConfigHead::read_from_prefix(payload).map_err(|_| short(size_of::<ConfigHead>()))?;
     let ConfigHead { offset, size, .. } = head;
-    if offset.checked_add(size).is_none_or(|end| end > MAX_CONFIG) {
+    // Who asks for more than there is gets an answer, which says so.
+    if request == id::SET_CONFIG && offset.checked_add(size).is_none_or(|end| end > MAX_CONFIG) {
         return Err(MessageError::Config { offset, size });
     }
     let wanted = size as usize;

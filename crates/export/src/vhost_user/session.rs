@@ -144,9 +144,10 @@ impl<'w> Session<'w> {
             Message::GetQueueNum => return number(self.offer.queues.into()),
             Message::GetMaxMemSlots => return number(MAX_SLOTS),
             Message::GetConfig(ConfigHead { offset, size, flags }) => {
-                let mut payload = ConfigHead { offset, size, flags }.as_bytes().to_vec();
-                payload.extend(self.offer.config(self.wce.load(Ordering::Relaxed), offset, size));
-                return Ok(Some(payload.into()));
+                let bytes = self.offer.config(self.wce.load(Ordering::Relaxed), offset, size);
+                let whole = |bytes: Vec<u8>| [ConfigHead { offset, size, flags }.as_bytes(), &bytes].concat();
+                // An answer without a payload is an error.
+                return Ok(Some(bytes.map(whole).unwrap_or_default().into()));
             }
             Message::GetVringBase(state) => return self.halt(state).map(Some),
             Message::GetInflightFd(wanted, bytes) => return self.new_records(wanted, bytes).map(Some),
