@@ -107,7 +107,8 @@ impl Servers {
             tellers.push(spawn_teller(notices, move |notice| tell_notice(&notice, json, &device))?);
         }
         if let Some(notices) = self.vhost.as_ref().and_then(vhost_user::Server::notices) {
-            tellers.push(spawn_teller(notices, move |notice| vhost::tell_notice(&notice, json))?);
+            let device = device.to_owned();
+            tellers.push(spawn_teller(notices, move |notice| vhost::tell_notice(&notice, json, &device))?);
         }
         Ok(tellers)
     }
@@ -204,6 +205,10 @@ enum Event<'e> {
     Gone { export: &'e str },
     /// A virtual machine's front-end was left because of what it said.
     FrontEndLeft { why: &'e str },
+    /// A virtual machine's ring makes no sense; nothing more is taken from it.
+    RingBroken { queue: usize, why: &'e str },
+    /// Memory of the disk or of the virtual machine went away under a request.
+    MemoryGone,
     /// The medium is not as it should be; what that means for clients is in the words.
     Trouble { what: String, read_only: bool },
     /// A signal came.

@@ -180,7 +180,7 @@ fn vhost_user_what_is_wrong_is_told_to_who_asks_and_ends_the_connection_of_who_d
     front_end.set_mem_table(&[region(&fd, 0)]).unwrap();
     front_end.set_hdr_flags(VhostUserHeaderFlag::empty());
     front_end.set_vring_num(0, 3).unwrap();
-    let Notice::Left { why } = notices.recv_timeout(Duration::from_secs(60)).unwrap();
+    let Ok(Notice::Left { why }) = notices.recv_timeout(Duration::from_secs(60)) else { panic!("it was not left") };
     assert!(why.contains("ring 0") && why.contains('3'), "{why}");
     drop(front_end);
     // The next one finds a server as before.
@@ -269,6 +269,6 @@ fn vhost_user_descriptors_are_not_hoarded() {
             break;
         }
     }
-    let Notice::Left { why } = notices.recv_timeout(Duration::from_secs(60)).unwrap();
+    let Ok(Notice::Left { why }) = notices.recv_timeout(Duration::from_secs(60)) else { panic!("it was not left") };
     assert!(why.contains("descriptors") && why.contains("16"), "{why}");
 }

@@ -32,7 +32,18 @@ pub(super) fn start(
     Ok(Some(Server::start(config, memory).map_err(|error| ServeError::start_vhost(error, path))?))
 }
 
-pub(super) fn tell_notice(Notice::Left { why }: &Notice, json: bool) -> Result<(), Failure> {
-    output::aside(&format!("pageless: left a vhost-user front-end: {why}\n"));
-    if json { output::json(&Event::FrontEndLeft { why }) } else { Ok(()) }
+pub(super) fn tell_notice(notice: &Notice, json: bool, device: &str) -> Result<(), Failure> {
+    let (text, event) = match notice {
+        Notice::Left { why } => (format!("left a vhost-user front-end: {why}"), Event::FrontEndLeft { why }),
+        Notice::Broken { queue, why } => {
+            let text = format!("ring {queue} of the guest is broken, nothing more is taken from it: {why}");
+            (text, Event::RingBroken { queue: *queue, why })
+        }
+        Notice::Gone => {
+            let text = format!("memory of {device} or of its guest went away under a request, which got an I/O error");
+            (text, Event::MemoryGone)
+        }
+    };
+    output::aside(&format!("pageless: {text}\n"));
+    if json { output::json(&event) } else { Ok(()) }
 }

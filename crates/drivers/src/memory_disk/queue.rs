@@ -17,6 +17,10 @@ const DEPTH: usize = 256;
 /// Bytes moved in one online section, at most: a revocation waits for its end.
 const SECTION: u64 = 1 << 20;
 
+/// Bytes of a read that are fetched when it is announced. [`copy_ahead`] has the others fetched; more at once than the CPU has
+/// buffers for would keep the announcer waiting.
+const ANNOUNCED: u64 = 1024;
+
 /// Which way bytes go, whatever frames they go to: opening a window checks those.
 const ROUTE: Route = Reach::of_memory(Why::MemoryDisk).best();
 
@@ -46,6 +50,17 @@ impl Queue for MemoryQueue {
             None => self.pending.push(bio),
         }
         Ok(())
+    }
+
+    #[inline]
+    fn prefetch(&mut self, bio: &Bio) {
+        // What is written comes from memory that somebody just filled.
+        if bio.op == Op::Read
+            && let Some(range) = self.medium.region.range(bio.sector.bytes(), bio.len.min(ANNOUNCED))
+            && let Ok(window) = self.reader.online().kmap(range, Access::Read)
+        {
+            window.prefetch_all();
+        }
     }
 
     fn poll(&mut self, out: &mut Vec<Completion>) -> Result<usize, Error> {

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! [`Chain`]: the descriptors of one request, in order, each read once.
 
+use pageless_mem::Kmap;
+use zerocopy::IntoBytes;
+
 use super::guest_map::GuestAddr;
 use super::ring::Broken;
 use super::words::Words;
@@ -11,6 +14,9 @@ const INDIRECT: u16 = 4;
 
 /// An indirect table may be longer than the ring where drivers make such, but not much: as long as QEMU takes.
 const LONGEST: u32 = 1024;
+
+/// Descriptors of an indirect table that are read at once: enough for most requests.
+const AT_ONCE: usize = 8;
 
 /// A descriptor, as it was when it was read.
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
@@ -26,14 +32,19 @@ impl Descriptor {
     #[inline]
     pub(crate) fn read(table: &impl Words, index: u32) -> Result<Descriptor, Broken> {
         let at = 16 * index as usize;
-        let (addr, rest) = (table.load64(at)?, table.load64(at + 8)?);
+        Ok(Descriptor::of([table.load64(at)?, table.load64(at + 8)?]))
+    }
+
+    /// `struct virtq_desc` (virtio 1.3, 2.7.5), as two words.
+    #[inline]
+    fn of([addr, rest]: [u64; 2]) -> Descriptor {
         let [l0, l1, l2, l3, f0, f1, n0, n1] = rest.to_le_bytes();
-        Ok(Descriptor {
+        Descriptor {
             at: GuestAddr(addr),
             len: u32::from_le_bytes([l0, l1, l2, l3]),
             flags: u16::from_le_bytes([f0, f1]),
             next: u16::from_le_bytes([n0, n1]),
-        })
+        }
     }
 
     /// Whether it names a table of descriptors.
@@ -70,17 +81,19 @@ enum End {
 impl Chain {
     /// Reads the chain that starts with `first`, the descriptor of a head. `open` opens a window on an indirect table, which
     /// may be refused.
-    pub(crate) fn read<W: Words, K: Words>(
+    #[inline]
+    pub(crate) fn read<'o>(
         &mut self,
-        (table, size): (&W, u16),
+        (table, size): (&impl Words, u16),
         first: Descriptor,
         indirect: bool,
-        open: impl FnOnce(GuestAddr, u32) -> Option<K>,
+        open: impl FnOnce(GuestAddr, u32) -> Option<Kmap<'o>>,
     ) -> Result<(), Broken> {
         self.readable.clear();
         self.writable.clear();
         self.disordered = false;
-        let End::Table(named) = self.walk(table, size.into(), first)? else { return Ok(()) };
+        let read = |index| Descriptor::read(table, index);
+        let End::Table(named) = self.walk(read, size.into(), first)? else { return Ok(()) };
         let refuse = |why| Broken::Table { at: named.at.0, len: named.len, why };
         let count = named.len / 16;
         if !indirect {
@@ -96,8 +109,17 @@ impl Chain {
             return Err(refuse("longer than any request"));
         }
         let inner = open(named.at, named.len).ok_or(refuse("outside the guest's memory"))?;
-        let first = Descriptor::read(&inner, 0)?;
-        match self.walk(&inner, count, first)? {
+        // Drivers align it as they like.
+        let mut words = [[0; 2]; AT_ONCE];
+        let end = if let Some(copied) = words.get_mut(..count as usize) {
+            inner.reader().read(copied.as_mut_bytes()).map_err(|error| error.fault)?;
+            let read = |index| Ok(Descriptor::of(words[index as usize].map(u64::from_le)));
+            self.walk(read, count, read(0)?)
+        } else {
+            let read = |index| Descriptor::read(&inner, index);
+            self.walk(read, count, read(0)?)
+        };
+        match end? {
             End::Last => Ok(()),
             End::Table(nested) => {
                 Err(Broken::Table { at: nested.at.0, len: nested.len, why: "inside an indirect table" })
@@ -107,7 +129,12 @@ impl Chain {
 
     /// Collects what the descriptors of one table name.
     #[inline]
-    fn walk(&mut self, table: &impl Words, size: u32, first: Descriptor) -> Result<End, Broken> {
+    fn walk(
+        &mut self,
+        read: impl Fn(u32) -> Result<Descriptor, Broken>,
+        size: u32,
+        first: Descriptor,
+    ) -> Result<End, Broken> {
         let mut descriptor = first;
         for _ in 0..size {
             if descriptor.is_table() {
@@ -121,7 +148,7 @@ impl Chain {
             if next >= size {
                 return Err(Broken::Index { index: next, size });
             }
-            descriptor = Descriptor::read(table, next)?;
+            descriptor = read(next)?;
         }
         Err(Broken::Loop { size })
     }

@@ -20,6 +20,7 @@ use pageless_mem::{Access, Memory, Reader};
 
 use super::chain::{Chain, Descriptor};
 use super::counters::Counters;
+use super::notice::Notices;
 use super::request::{self, Begun, Context, Features, ID_BYTES, Kind};
 use super::ring::Broken;
 use super::running::{RingError, RingSetup, Running};
@@ -45,6 +46,7 @@ pub(crate) struct Engine {
     id: [u8; ID_BYTES],
     reader: Reader,
     counters: Arc<Counters>,
+    owner: Notices,
     running: Option<Running>,
     /// Nothing is taken: what is in flight is to end first.
     held: bool,
@@ -69,7 +71,7 @@ impl Engine {
         device: &dyn BlockDevice,
         id: [u8; ID_BYTES],
         memory: &Memory,
-        counters: Arc<Counters>,
+        (counters, owner): (Arc<Counters>, Notices),
     ) -> Result<Engine, pageless_block::Error> {
         Ok(Engine {
             device: Some(open_checked(device)?),
@@ -77,6 +79,7 @@ impl Engine {
             id,
             reader: memory.reader(),
             counters,
+            owner,
             running: None,
             held: false,
             batch: Batch::default(),
@@ -162,7 +165,7 @@ impl Engine {
             return false;
         }
         let before = running.in_work;
-        let device = (&self.limits, &self.id);
+        let device = (&mut self.device, &self.limits, &self.id);
         if let Err(broken) = self.batch.take(running, &mut self.reader, device, &self.counters) {
             running.breaks(broken.into(), &self.counters);
         }
@@ -208,6 +211,9 @@ impl Engine {
                 Kind::Read => self.counters.bytes_read.add(completion.done),
                 Kind::Write => self.counters.bytes_written.add(completion.done),
                 _ => {}
+            }
+            if completion.status == Status::Gone {
+                self.owner.gone();
             }
             if work.ends(&completion) {
                 self.batch.ended.push(head);
@@ -256,7 +262,7 @@ impl Batch {
         &mut self,
         running: &mut Running,
         reader: &mut Reader,
-        (limits, id): (&Limits, &[u8; ID_BYTES]),
+        (device, limits, id): (&mut Option<Checked>, &Limits, &[u8; ID_BYTES]),
         counters: &Counters,
     ) -> Result<(), Broken> {
         let Batch { heads, chain, bios, ended } = self;
@@ -318,6 +324,9 @@ impl Batch {
             let open = |at, len| online.kmap(context.map.range(at, len)?, Access::Read).ok();
             chain.read((&table, size), first, indirect, open)?;
             let begun = context.begin(chain, head.into(), bios);
+            if let (Kind::Read, Some(device), Some(bio)) = (begun.kind, &mut *device, bios.back()) {
+                device.prefetch(bio);
+            }
             count_begun(counters, &begun);
             work.begin(begun, chain, running.log.is_some());
             running.in_work += 1;

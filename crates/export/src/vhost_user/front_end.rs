@@ -82,14 +82,14 @@ impl FrontEnd {
         let payload = header.payload()?;
         self.bytes.clear();
         self.fill(payload)?;
-        let message = Message::parse(header.request, &self.bytes, std::mem::take(&mut self.fds))?;
+        let message = Message::parse(header.request, &self.bytes, std::mem::take(&mut self.fds)).map_err(Left::from);
         let asked = header.flags & NEED_REPLY != 0 && session.acknowledges();
-        match session.handle(message) {
+        match message.and_then(|message| Ok(session.handle(message)?)) {
             Ok(Some(answer)) => self.answer(header.request, answer),
             Ok(None) if asked => self.answer(header.request, 0_u64.as_bytes().to_vec().into()),
             Ok(None) => Ok(()),
             Err(_) if asked => self.answer(header.request, 1_u64.as_bytes().to_vec().into()),
-            Err(error) => Err(error.into()),
+            Err(left) => Err(left),
         }
     }
 
@@ -180,5 +180,24 @@ mod tests {
         let mut bytes = Vec::new();
         std::io::Read::read_to_end(&mut rest, &mut bytes).unwrap();
         assert_eq!(bytes.len(), 9 * 12, "nothing more is done once it is to end");
+    }
+
+    #[test]
+    fn a_message_that_is_none_is_refused_where_an_answer_is_wanted_and_ends_the_connection_where_not() {
+        let memory = Memory::new().unwrap();
+        let device: Arc<dyn BlockDevice> = Arc::new(NullDisk::new(&memory, 1 << 20));
+        let offer = Offer::of(&*device, 1);
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let stop = EventFd::new().unwrap();
+        // SET_PROTOCOL_FEATURES with REPLY_ACK; SET_VRING_NUM of half its length, once with NEED_REPLY and once without.
+        for words in [&[16_u32, 1, 8, 1 << 3, 0][..], &[8, 1 | 8, 4, 0], &[8, 1, 4, 0]] {
+            theirs.write_all(&words.iter().flat_map(|word| word.to_ne_bytes()).collect::<Vec<_>>()).unwrap();
+        }
+        let front_end = FrontEnd::new(ours, stop.as_fd()).unwrap();
+        let left = front_end.serve(&mut Session::new(&[], &offer, &memory));
+        assert!(!matches!(left, Left::HungUp), "{left}");
+        let mut bytes = Vec::new();
+        std::io::Read::read_to_end(&mut theirs, &mut bytes).unwrap();
+        assert_eq!(bytes, [8_u32, 1 | 4, 8, 1, 0].map(u32::to_ne_bytes).concat());
     }
 }

@@ -16,6 +16,7 @@ use pageless_sys::memfd;
 
 use super::config::Offer;
 use super::message::Message;
+use super::notice::Notices;
 use super::session::Session;
 use super::worker::{Polling, Worker};
 use crate::Error;
@@ -49,8 +50,17 @@ impl Speaker {
     /// # Errors
     /// When a worker cannot be had.
     pub fn new(device: &Arc<dyn BlockDevice>, memory: &Memory) -> Result<Speaker, Error> {
-        let spawn =
-            |index| Worker::spawn(index, Arc::clone(device), [0; 20], memory, Polling::Adaptive, Arc::default());
+        let owner = Notices::new().0;
+        let spawn = |index| {
+            Worker::spawn(
+                index,
+                Arc::clone(device),
+                [0; 20],
+                memory,
+                Polling::Adaptive,
+                (Arc::default(), owner.clone()),
+            )
+        };
         let workers = (0..usize::from(QUEUES)).map(spawn).collect::<Result<_, _>>()?;
         Ok(Speaker { memory: memory.clone(), workers, offer: Offer::of(&**device, QUEUES) })
     }

@@ -34,6 +34,7 @@ mod inflight;
 #[cfg(all(test, loom))]
 mod loom;
 mod message;
+mod notice;
 mod read_only;
 mod request;
 mod ring;
@@ -47,5 +48,6 @@ mod words;
 mod worker;
 
 pub use counters::Totals;
-pub use server::{MAX_QUEUES, Notice, Server, ServerConfig};
+pub use notice::Notice;
+pub use server::{MAX_QUEUES, Server, ServerConfig};
 pub use worker::Polling;

@@ -6,10 +6,10 @@
 
 use pageless_block::{Bio, Flags, Op, RefusedWhy, ScatterList, Sector, Status};
 use pageless_mem::{Access, Online};
+use zerocopy::IntoBytes;
 
 use super::chain::{self, Chain, Piece};
 use super::guest_map::{GuestAddr, GuestMap};
-use super::words::Words;
 
 bitflags::bitflags! {
     /// The negotiated features that the data path looks at.
@@ -204,8 +204,9 @@ impl Context<'_> {
             && let Some(range) = self.map.range(*at, 16)
         {
             let window = self.online.kmap(range, Access::Read).map_err(|_| Unreadable)?;
-            let word = |at| window.load64(at).map_err(|_| Unreadable);
-            return Ok([word(0)?, word(8)?]);
+            let mut words = [0u64; 2];
+            window.reader().read(words.as_mut_bytes()).map_err(|_| Unreadable)?;
+            return Ok(words.map(u64::from_le));
         }
         self.gather(pieces, from)
     }

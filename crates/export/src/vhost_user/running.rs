@@ -197,6 +197,8 @@ pub(crate) struct Running {
     wce: Arc<AtomicBool>,
     /// Nothing is taken any more.
     pub(crate) broken: Option<RingError>,
+    /// The owner was told why.
+    told: bool,
     /// By head.
     pub(crate) work: Box<[Work]>,
     pub(crate) in_work: usize,
@@ -235,6 +237,7 @@ impl Running {
             enabled: setup.enabled,
             wce: setup.wce,
             broken: None,
+            told: false,
             work: vec![Work::NONE; usize::from(size)].into(),
             in_work: 0,
             again,
@@ -293,6 +296,13 @@ impl Running {
                 err.signal();
             }
         }
+    }
+
+    /// Why it is broken, for whoever asks first.
+    pub(crate) fn broke(&mut self) -> Option<RingError> {
+        let why = self.broken.filter(|_| !self.told);
+        self.told |= why.is_some();
+        why
     }
 
     /// Wakes the driver.

@@ -17,6 +17,7 @@ use pageless_sys::epoll::{Epoll, Interest};
 use super::config::Offer;
 use super::counters::{Counters, Totals};
 use super::front_end::{FrontEnd, Left};
+use super::notice::{Notice, Notices};
 use super::read_only::ReadOnly;
 use super::request::ID_BYTES;
 use super::session::Session;
@@ -42,16 +43,6 @@ pub struct ServerConfig {
     pub polling: Polling,
     /// Refuse writes even if the device would take them.
     pub read_only: bool,
-}
-
-/// Something that a server's owner should know of while it runs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Notice {
-    /// A front-end was left because of what it said.
-    Left {
-        /// What was wrong.
-        why: String,
-    },
 }
 
 /// A running vhost-user-blk back-end. Dropping it stops it.
@@ -81,10 +72,11 @@ impl Server {
         let socket = UnixSocket::open(&path)?;
         let counters: Vec<Arc<Counters>> = (0..queues).map(|_| Arc::default()).collect();
         let id = id_of(device.name());
-        let spawn =
-            |(index, counters)| Worker::spawn(index, Arc::clone(&device), id, memory, polling, Arc::clone(counters));
+        let (owner, notices) = Notices::new();
+        let spawn = |(index, counters)| {
+            Worker::spawn(index, Arc::clone(&device), id, memory, polling, (Arc::clone(counters), owner.clone()))
+        };
         let workers = counters.iter().enumerate().map(spawn).collect::<Result<Vec<_>, _>>()?;
-        let (owner, notices) = mpsc::channel();
         let stop = Arc::new(Inbox::new()?);
         let control = Control {
             offer: Offer::of(&*device, queues),
@@ -166,7 +158,7 @@ struct Control {
     memory: Memory,
     stop: Arc<Inbox<()>>,
     front_ends: Arc<AtomicU64>,
-    owner: mpsc::Sender<Notice>,
+    owner: Notices,
 }
 
 /// How long to wait when the system has no descriptors or memory for a connection.
@@ -190,8 +182,7 @@ impl Control {
                     self.front_ends.fetch_add(1, Ordering::Relaxed);
                     let left = self.serve(socket);
                     if !matches!(left, Left::HungUp) {
-                        // An owner who does not listen need not be told.
-                        let _ = self.owner.send(Notice::Left { why: left.to_string() });
+                        self.owner.tell(Notice::Left { why: left.to_string() });
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}

@@ -19,8 +19,9 @@ use super::counters::Counters;
 use super::dirty::DirtyLog;
 use super::engine::{Engine, Round};
 use super::guest_map::{GuestAddr, GuestMap};
+use super::notice::{Notice, Notices};
 use super::request::ID_BYTES;
-use super::running::{RingError, RingSetup};
+use super::running::{RingError, RingSetup, Running};
 use crate::Error;
 use crate::worker::{Inbox, Spin};
 
@@ -83,15 +84,19 @@ impl Worker {
         id: [u8; ID_BYTES],
         memory: &Memory,
         polling: Polling,
-        counters: Arc<Counters>,
+        (counters, owner): (Arc<Counters>, Notices),
     ) -> Result<Worker, Error> {
         let (orders, received) = mpsc::channel();
         let bell = Arc::new(Inbox::new()?);
         let (memory, inbox) = (memory.clone(), Orders { bell: Arc::clone(&bell), received });
         let (tell, told) = sync_channel(1);
         let run = move || {
-            let opened = Engine::new(&*device, id, &memory, Arc::clone(&counters)).map_err(Error::from);
-            match opened.and_then(|engine| Service::new(engine, inbox, polling, counters)) {
+            let opened = Engine::new(&*device, id, &memory, (Arc::clone(&counters), owner.clone()));
+            let tell_owner = (index, owner);
+            match opened
+                .map_err(Error::from)
+                .and_then(|engine| Service::new(engine, inbox, polling, counters, tell_owner))
+            {
                 Ok(service) => {
                     let _ = tell.send(Ok(()));
                     service.run()
@@ -183,11 +188,19 @@ struct Service {
     polling: Polling,
     spin: Spin,
     counters: Arc<Counters>,
+    /// Who is told of a broken ring, and by what number.
+    owner: (usize, Notices),
     ready: Vec<Ready>,
 }
 
 impl Service {
-    fn new(engine: Engine, inbox: Orders, polling: Polling, counters: Arc<Counters>) -> Result<Service, Error> {
+    fn new(
+        engine: Engine,
+        inbox: Orders,
+        polling: Polling,
+        counters: Arc<Counters>,
+        owner: (usize, Notices),
+    ) -> Result<Service, Error> {
         let (epoll, device) = (Epoll::new(4)?, Epoll::new(1)?);
         epoll.add(&*inbox.bell, INBOX, Interest::Read)?;
         if let Some(event) = engine.event() {
@@ -195,7 +208,18 @@ impl Service {
             device.add(event, DEVICE, Interest::Read)?;
         }
         let spin = Spin::at_most(AWAKE.0, AWAKE.1);
-        Ok(Service { engine, inbox, epoll, device, kick: None, polling, spin, counters, ready: Vec::with_capacity(4) })
+        Ok(Service {
+            engine,
+            inbox,
+            epoll,
+            device,
+            kick: None,
+            polling,
+            spin,
+            counters,
+            owner,
+            ready: Vec::with_capacity(4),
+        })
     }
 
     fn run(mut self) -> Result<(), Error> {
@@ -217,6 +241,10 @@ impl Service {
 
     /// Waits for something to do: awake for a while, then asleep.
     fn wait(&mut self) -> Result<(), Error> {
+        if let Some(why) = self.engine.running().and_then(Running::broke) {
+            let (queue, owner) = &self.owner;
+            owner.tell(Notice::Broken { queue: *queue, why: why.to_string() });
+        }
         let start = Instant::now();
         let budget = match self.polling {
             Polling::Adaptive => self.spin.budget(),

@@ -28,7 +28,7 @@ fn all() -> Features {
 }
 
 fn engine(memory: &Memory, device: &dyn BlockDevice) -> Engine {
-    Engine::new(device, ID, memory, Arc::new(Counters::default())).unwrap()
+    Engine::new(device, ID, memory, (Arc::default(), Notices::new().0)).unwrap()
 }
 
 fn served(memory: &Memory, device: &dyn BlockDevice, features: Features) -> (Guest, Engine) {

@@ -11,6 +11,7 @@ use pageless_sys::epoll::{Epoll, Interest};
 use proptest::prelude::*;
 
 use super::*;
+use crate::vhost_user::notice::Notices;
 use crate::vhost_user::wire::{Log, MemRegion};
 use crate::vhost_user::worker::Polling;
 
@@ -29,7 +30,15 @@ impl Rig {
         let memory = Memory::new().unwrap();
         let device: Arc<dyn BlockDevice> = Arc::new(NullDisk::new(&memory, 1 << 20));
         let spawn = |index| {
-            Worker::spawn(index, Arc::clone(&device), [0; 20], &memory, Polling::Adaptive, Arc::default()).unwrap()
+            Worker::spawn(
+                index,
+                Arc::clone(&device),
+                [0; 20],
+                &memory,
+                Polling::Adaptive,
+                (Arc::default(), Notices::new().0),
+            )
+            .unwrap()
         };
         Rig { workers: (0..2).map(spawn).collect(), offer: Offer::of(&*device, 2), memory }
     }

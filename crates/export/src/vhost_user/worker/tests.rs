@@ -5,19 +5,32 @@ use super::*;
 use crate::vhost_user::guest_map::{GuestAddr, Slot};
 use crate::vhost_user::request::Features;
 use crate::vhost_user::testing::{BASE, FREE, Guest, Notes};
+use pageless_block::Status;
 use pageless_drivers::RamDisk;
 use pageless_mem::Backing;
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::Receiver;
 
 const HEADER: u64 = FREE;
 const STATUS: u64 = FREE + 0x8000;
 const DATA: u64 = FREE + 0x10000;
 
 fn worker(memory: &Memory, device: impl BlockDevice + 'static, polling: Polling) -> (Worker, Arc<Counters>) {
-    let counters = Arc::new(Counters::default());
-    let worker = Worker::spawn(0, Arc::new(device), [0; ID_BYTES], memory, polling, Arc::clone(&counters)).unwrap();
+    let (worker, counters, _) = told(memory, device, polling);
     (worker, counters)
+}
+
+/// The owner listens.
+fn told(
+    memory: &Memory,
+    device: impl BlockDevice + 'static,
+    polling: Polling,
+) -> (Worker, Arc<Counters>, Receiver<Notice>) {
+    let (counters, (owner, notices)) = (Arc::new(Counters::default()), Notices::new());
+    let tell = (Arc::clone(&counters), owner);
+    let worker = Worker::spawn(0, Arc::new(device), [0; ID_BYTES], memory, polling, tell).unwrap();
+    (worker, counters, notices)
 }
 
 fn disk(memory: &Memory) -> RamDisk {
@@ -56,6 +69,32 @@ fn a_worker_is_kicked_awake_and_calls_back_with_and_without_indices() {
             worker.stop().unwrap();
         }
     }
+}
+
+#[test]
+fn an_owner_is_told_of_a_broken_ring_and_of_memory_that_went_away() {
+    let memory = Memory::new().unwrap();
+    let notes = Notes { status: Some(Status::Gone), ..Notes::default() };
+    let (worker, _, notices) = told(&memory, notes, Polling::default());
+    let mut guest = Guest::new(&memory, 64, Features::all());
+    for round in 0..2 {
+        worker.start(guest.setup()).unwrap();
+        offer(&mut guest, 0..3);
+        guest.kick.signal();
+        guest.wait(3);
+        guest.jump(65);
+        guest.kick.signal();
+        let told = || notices.recv_timeout(Duration::from_secs(60)).unwrap();
+        if round == 0 {
+            assert_eq!(told(), Notice::Gone);
+        }
+        let Notice::Broken { queue: 0, why } = told() else { panic!("the ring is broken") };
+        assert!(why.contains("from 3 to 68 in a ring of 64"), "{why}");
+        assert_eq!(worker.halt(), None);
+        guest.wind(0);
+    }
+    worker.stop().unwrap();
+    assert!(notices.try_recv().is_err(), "each is told once");
 }
 
 #[test]
