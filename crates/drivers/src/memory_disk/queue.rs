@@ -7,7 +7,8 @@ use pageless_block::{
 };
 use pageless_mem::persist::{self, Flusher};
 use pageless_mem::{
-    Access, CopyError, Extents, Fault, Kmap, MemReader, MemWriter, Online, PhysRange, Reader, Region, copy, copy_ahead,
+    Access, CopyError, Extents, Fault, Kmap, MemKind, MemReader, MemWriter, Online, PhysRange, Reader, Region, copy,
+    copy_ahead,
 };
 use std::os::fd::BorrowedFd;
 
@@ -54,8 +55,9 @@ impl Queue for MemoryQueue {
 
     #[inline]
     fn prefetch(&mut self, bio: &Bio) {
-        // What is written comes from memory that somebody just filled.
+        // What is written comes from memory that somebody just filled. A window on memory of a device may have to wait for it.
         if bio.op == Op::Read
+            && !matches!(self.medium.region.kind(), MemKind::DmaBuf | MemKind::Bar)
             && let Some(range) = self.medium.region.range(bio.sector.bytes(), bio.len.min(ANNOUNCED))
             && let Ok(window) = self.reader.online().kmap(range, Access::Read)
         {
