@@ -87,7 +87,17 @@ pub(crate) enum SessionError {
         /// Bytes that were given, 0 where they were asked for.
         bytes: u64,
     },
-    /// Memory that cannot be mapped.
+    /// Memory of the guest that cannot be mapped.
+    #[error("memory table: {size:#x} bytes at guest address {guest:#x}: {why}")]
+    Entry {
+        /// Guest address.
+        guest: u64,
+        /// Bytes.
+        size: u64,
+        /// What is wrong.
+        why: pageless_mem::Error,
+    },
+    /// Other memory that cannot be mapped.
     #[error(transparent)]
     Memory(#[from] pageless_mem::Error),
     /// The kernel refused something else.

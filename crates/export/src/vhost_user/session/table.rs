@@ -23,7 +23,11 @@ pub(super) fn shared(memory: &Memory, fd: OwnedFd, offset: u64, len: u64) -> Res
 /// An entry of the memory table.
 pub(super) fn slot(memory: &Memory, entry: MemRegion, fd: OwnedFd) -> Result<Arc<Slot>, SessionError> {
     let MemRegion { guest, size, user, mmap_offset } = entry;
-    let (region, offset) = shared(memory, fd, mmap_offset, size)?;
+    let mapped = shared(memory, fd, mmap_offset, size);
+    let (region, offset) = mapped.map_err(|error| match error {
+        SessionError::Memory(why) => SessionError::Entry { guest, size, why },
+        other => other,
+    })?;
     Ok(Arc::new(Slot { guest: GuestAddr(guest), user, region, offset, len: size }))
 }
 
