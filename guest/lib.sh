@@ -7,6 +7,9 @@ checks=0
 failures=0
 complete=
 
+# One of two counts: of every day, and of a release.
+count() { if grep -qw full /proc/cmdline; then echo "$2"; else echo "$1"; fi; }
+
 # ---- verdicts
 
 ok() { # name

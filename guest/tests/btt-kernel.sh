@@ -96,12 +96,13 @@ by_turns() { # version lbasize block rounds
     ndctl destroy-namespace -f all >/dev/null 2>&1
 }
 
-# Three turns where most disks are, one for each of the rest.
+# More turns where most disks are, one for each of the rest.
+turns=$(count 1 3)
 labels 1.1
-by_turns 1.1 4096 4096 3
+by_turns 1.1 4096 4096 "$turns"
 by_turns 1.1 512 512 1
 by_turns 1.1 4160 4096 1
 labels 1.2
-by_turns 2.0 512 512 3
+by_turns 2.0 512 512 "$turns"
 for size in 520 528; do by_turns 2.0 $size 512 1; done
 for size in 4096 4104 4160 4224; do by_turns 2.0 $size 4096 1; done

@@ -5,7 +5,7 @@
 #: kernels  6.12 7.3
 #: seconds  500
 
-export PAGELESS_DAX_DIR=/mnt/dax PAGELESS_DISK_DIR=/disk PAGELESS_ROUNDS=100
+export PAGELESS_DAX_DIR=/mnt/dax PAGELESS_DISK_DIR=/disk PAGELESS_ROUNDS=$(count 30 100)
 
 for filesystem in ext4 xfs; do
     fsdax $filesystem || continue
