@@ -74,6 +74,7 @@ impl Device {
     pub(crate) fn script(&self, answers: impl IntoIterator<Item = Result<(), Fault>>) {
         if let Kind::Scripted(script) = &self.kind {
             *script.lock().unwrap_or_else(PoisonError::into_inner) = answers.into_iter().collect();
+            self.failed.store(false, Ordering::Relaxed);
         }
     }
 
@@ -123,6 +124,8 @@ impl Device {
                 }
                 Err(Fault::Gone)
             }
+            #[cfg(feature = "testing")]
+            Kind::Scripted(_) if self.failed.load(Ordering::Relaxed) => Err(Fault::Gone),
             #[cfg(feature = "testing")]
             Kind::Scripted(script) => {
                 let answer = script.lock().unwrap_or_else(PoisonError::into_inner).pop_front().unwrap_or(Ok(()));

@@ -56,7 +56,7 @@ pub fn fail_sync(region: &Region) {
 }
 
 /// What the device of the region, which is [`Backing::of_device`](crate::Backing::of_device), says whenever it is asked whether
-/// what was moved can be trusted: one answer a time, and `Ok` after the last. [`Fault::Gone`] stays.
+/// what was moved can be trusted: one answer a time, and `Ok` after the last. [`Fault::Gone`] stays until it is told anew.
 pub fn device_says(region: &Region, answers: impl IntoIterator<Item = Result<(), Fault>>) {
     if let Some(device) = region.inner().backing.device() {
         device.script(answers);

@@ -163,11 +163,16 @@ mod tests {
     use super::*;
     use crate::vhost_user::config::Offer;
 
-    #[test]
-    fn a_front_end_that_never_pauses_does_not_keep_the_server() {
+    fn offer() -> (Memory, Offer) {
         let memory = Memory::new().unwrap();
         let device: Arc<dyn BlockDevice> = Arc::new(NullDisk::new(&memory, 1 << 20));
         let offer = Offer::of(&*device, 1);
+        (memory, offer)
+    }
+
+    #[test]
+    fn a_front_end_that_never_pauses_does_not_keep_the_server() {
+        let (memory, offer) = offer();
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let stop = EventFd::new().unwrap();
         // SET_OWNER, which nobody answers.
@@ -184,9 +189,7 @@ mod tests {
 
     #[test]
     fn a_message_that_is_none_is_refused_where_an_answer_is_wanted_and_ends_the_connection_where_not() {
-        let memory = Memory::new().unwrap();
-        let device: Arc<dyn BlockDevice> = Arc::new(NullDisk::new(&memory, 1 << 20));
-        let offer = Offer::of(&*device, 1);
+        let (memory, offer) = offer();
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let stop = EventFd::new().unwrap();
         // SET_PROTOCOL_FEATURES with REPLY_ACK; SET_VRING_NUM of half its length, once with NEED_REPLY and once without.
