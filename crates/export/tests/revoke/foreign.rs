@@ -37,8 +37,10 @@ fn fio_gets_eio_from_the_export_that_is_gone_and_verifies_the_one_beside_it() {
     };
     let host = Host::new(&memory, vec![disk("lost", &lost), disk("kept", &kept)]);
     let doomed = fio(&uri(&host, "lost"), &["--time_based", "--runtime=120"]).spawn().unwrap();
+    // Only then the other one, whose work is soon done.
+    wait_until("it is busy", || host.server.totals().reads > 0 && host.server.connections() >= 4);
     let mut safe =
-        fio(&uri(&host, "kept"), &["--verify=crc32c", "--verify_fatal=1", "--verify_backlog=32", "--loops=60"])
+        fio(&uri(&host, "kept"), &["--verify=crc32c", "--verify_fatal=1", "--verify_backlog=32", "--loops=400"])
             .spawn()
             .unwrap();
     wait_until("both are busy", || host.server.totals().reads > 500 && host.server.connections() >= 8);
