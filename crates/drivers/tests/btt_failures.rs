@@ -114,6 +114,36 @@ fn btt_bad_page_of_the_map_fails_its_blocks_and_no_other() {
     assert!(told.iter().any(unreadable) && !told.iter().any(Trouble::freezes), "{told:?}");
 }
 
+/// Free blocks of whole groups of lanes are broken, so that no write of a batch finds another lane in its own: each write
+/// takes one of the good ones in the end, and fails where there is none.
+#[test]
+fn btt_bad_free_blocks_cost_lanes_and_no_write() {
+    const LANES: u32 = 48;
+    for (broken, status) in [(LANES - 5, Status::Ok), (LANES, Status::Media)] {
+        let rig = Rig::with(4096, LANES);
+        for lane in 0..broken {
+            let offset = rig.arena.start + rig.arena.geometry.block_offset(rig.free(lane));
+            let poisoned = poison(&rig.region, offset);
+            if pageless_testkit::require::kernel("UFFDIO_POISON", "guest/poison", poisoned).is_none() {
+                return;
+            }
+        }
+        let disk = rig.open();
+        let mut queue = disk.open_queue().unwrap();
+        rig.fill(1, 0x77);
+        let bios = (0..30).map(|lba| Bio::write(Sector(8 * lba), rig.range(1), 0));
+        assert_eq!(run(&mut *queue, bios), [status; 30]);
+        for lba in 0..30 {
+            let wanted = if status.is_ok() { 0x77 } else { 0 };
+            assert_eq!(rig.read(&disk, lba), (Status::Ok, wanted), "{broken} broken, block {lba}");
+        }
+        let told = disk.troubles();
+        let retired = |trouble: &&Trouble| matches!(trouble, Trouble::LaneRetired { .. });
+        assert_eq!(told.iter().filter(retired).count(), broken as usize, "{told:?}");
+        assert!(!told.iter().any(Trouble::freezes), "{told:?}");
+    }
+}
+
 /// The page that the flog lies in is broken: lanes are lost, and no block is.
 #[test]
 fn btt_bad_page_of_the_flog_loses_lanes_and_no_block() {

@@ -115,9 +115,14 @@ impl Rig {
         (status, bytes[0])
     }
 
-    pub(crate) fn write(&self, queue: &mut dyn Queue, lba: u32, byte: u8) -> Status {
+    /// Fills a slot of the frames.
+    pub(crate) fn fill(&self, slot: u64, byte: u8) {
         let mut reader = self.memory.reader();
-        reader.online().kmap(self.range(1), Access::Write).unwrap().writer().write(&[byte; 4096]).unwrap();
+        reader.online().kmap(self.range(slot), Access::Write).unwrap().writer().write(&[byte; 4096]).unwrap();
+    }
+
+    pub(crate) fn write(&self, queue: &mut dyn Queue, lba: u32, byte: u8) -> Status {
+        self.fill(1, byte);
         run(queue, [Bio::write(Sector(u64::from(lba) * 8), self.range(1), 0)])[0]
     }
 
