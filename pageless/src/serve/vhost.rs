@@ -43,6 +43,9 @@ pub(super) fn tell_notice(notice: &Notice, json: bool, device: &str) -> Result<(
             let text = format!("memory of {device} or of its guest went away under a request, which got an I/O error");
             (text, Event::MemoryGone)
         }
+        Notice::LeftOut { count } => {
+            (format!("{count} more such lines were left out"), Event::NoticesLeftOut { count: *count })
+        }
     };
     output::aside(&format!("pageless: {text}\n"));
     if json { output::json(&event) } else { Ok(()) }
