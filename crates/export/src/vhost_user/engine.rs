@@ -323,7 +323,7 @@ impl Batch {
             }
             let open = |at, len| online.kmap(context.map.range(at, len)?, Access::Read).ok();
             chain.read((&table, size), first, indirect, open)?;
-            let begun = context.begin(chain, head.into(), bios);
+            let begun = context.begin(chain, head.into(), |bio| bios.push_back(bio));
             if let (Kind::Read, Some(device), Some(bio)) = (begun.kind, &mut *device, bios.back()) {
                 device.prefetch(bio);
             }

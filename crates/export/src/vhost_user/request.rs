@@ -130,7 +130,7 @@ struct Unreadable;
 impl Context<'_> {
     /// Reads the request of a chain. Its bios, tagged with `tag`, go to `out`.
     #[inline]
-    pub(crate) fn begin(&self, chain: &Chain, tag: u64, out: &mut impl Extend<Bio>) -> Begun {
+    pub(crate) fn begin(&self, chain: &Chain, tag: u64, mut out: impl FnMut(Bio)) -> Begun {
         let writable = chain::bytes(&chain.writable);
         let last = chain.writable.iter().rev().find(|piece| piece.len > 0);
         let mut begun = Begun {
@@ -158,7 +158,7 @@ impl Context<'_> {
         begun.kind = kind;
         let mut submit = |bio: Bio| {
             begun.bios += 1;
-            out.extend(std::iter::once(bio));
+            out(bio);
         };
         let done = match kind {
             Kind::Read => self.frames(&chain.writable, 0, begun.room).map(|data| {
