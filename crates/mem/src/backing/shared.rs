@@ -34,7 +34,8 @@ impl Backing {
             return Err(Error::Misaligned { what: "offset", value: offset, align: page });
         }
         let end = offset.checked_add(len);
-        if file.file_type()? == FileType::Regular {
+        let regular = file.file_type()? == FileType::Regular;
+        if regular {
             let actual = file.size()?;
             end.filter(|end| *end <= actual).ok_or(Error::NotShared { offset, len, actual })?;
         }
@@ -49,7 +50,9 @@ impl Backing {
             () if system.is_secret_memory() => (MemKind::Secret, "shared secret", Sparse::Dense, Reason::Anonymous),
             () if system.is_dma_buf() => (MemKind::DmaBuf, "shared dma-buf", Sparse::Dense, Reason::Device),
             () if system.is_hugetlbfs() => (MemKind::Anon, "shared hugetlb", Sparse::Dense, Reason::Anonymous),
+            () if !regular => (MemKind::Foreign, "shared device", Sparse::Dense, Reason::Device),
             () if system.lives_in_memory() => (MemKind::Anon, "shared", Sparse::Seek, Reason::Anonymous),
+            () if file.is_dax() => (MemKind::Dax, "shared dax", Sparse::Seek, Reason::DaxWithoutSync(system)),
             () => (MemKind::File, "shared file", Sparse::Seek, Reason::PageCache(system)),
         };
         let device = (kind == MemKind::DmaBuf).then(Device::dma_buf);
@@ -99,6 +102,14 @@ mod tests {
         let region = memory.register(Backing::shared(fd, 0, 2 * FRAME_SIZE).unwrap()).unwrap();
         assert_eq!(region.kind(), MemKind::Secret);
         assert_eq!(byte(&memory, &region, 8191), Ok(0));
+    }
+
+    #[test]
+    fn a_device_is_not_taken_for_memory_of_the_kernel() {
+        let device = std::fs::File::options().read(true).write(true).open("/dev/zero").unwrap();
+        let memory = Memory::new().unwrap();
+        let region = memory.register(Backing::shared(device.into(), 0, FRAME_SIZE).unwrap()).unwrap();
+        assert_eq!((region.kind(), byte(&memory, &region, 0)), (MemKind::Foreign, Ok(0)));
     }
 
     /// What the other side stored is data, whether or not this side has looked at it.
