@@ -5,7 +5,7 @@ guest=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 root=$(dirname "$guest")
 work=$root/target/guest       # everything that is made; `rm -r` it to fetch newer packages and kernels
 debian=$work/debian           # packages, unpacked and never installed
-stores=$work/stores           # the same for a QEMU that takes plugins
+qemu10=$work/qemu10           # the same for QEMU 10
 libraries=$debian/lib/x86_64-linux-gnu:$debian/usr/lib/x86_64-linux-gnu
 loader=$debian/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2
 

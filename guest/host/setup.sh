@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# guest/host/setup.sh KERNEL [stores]: fetches and unpacks what a guest needs into target/guest. Needs apt, of Debian 12 or newer, and no
+# guest/host/setup.sh KERNEL [qemu10]: fetches and unpacks what a guest needs into target/guest. Needs apt, of Debian 12 or newer, and no
 # root. Nothing is installed: QEMU's package would remove qemu-utils where that came from backports.
 #
 #   apt/        an apt of our own: its sources, lists and packages know nothing of this machine's
 #   debian/     QEMU, the guest's programs and the tools that build its file system, unpacked
-#   stores/     the same for QEMU 10, which takes the plugin of stores.c; only if asked for
+#   qemu10/     the same for QEMU 10; only if asked for
 #   kernels/V/  vmlinux and base.cpio of the newest kernel whose version starts with V
 set -euo pipefail
 . "$(dirname "$0")/common.sh"
@@ -32,7 +32,7 @@ main() {
     exec 9>"$work/lock"
     flock 9
     unpack_programs
-    [ -z "$what" ] || unpack_stores
+    [ -z "$what" ] || unpack_qemu10
     [ -e "$work/kernels/$version/vmlinux" ] || unpack_kernel
     local base=$work/kernels/$version/base.cpio
     if [ ! -e "$base" ] || [ "$guest/init" -nt "$base" ] || [ "$guest/host/setup.sh" -nt "$base" ]; then
@@ -116,17 +116,17 @@ unpack_programs() {
     echo "$wanted" >"$debian/.unpacked"
 }
 
-# QEMU 10: that of bookworm takes no plugin that reads what is stored.
-unpack_stores() {
+# QEMU 10: that of bookworm takes no plugin that reads what is stored, and forgets stores of a machine that moves.
+unpack_qemu10() {
     local packages
-    [ ! -e "$stores/.unpacked" ] || return 0
+    [ ! -e "$qemu10/.unpacked" ] || return 0
     refresh
     mapfile -t packages < <(private_apt apt-get install --simulate --no-install-recommends -t bookworm-backports qemu-system-x86 | awk '/^Inst/ {print $2}')
     [ "${#packages[@]}" -gt 0 ] || { say "no QEMU 10: bookworm-backports cannot be read"; exit $not_obtainable; }
     say "fetching QEMU 10 (${#packages[@]} packages, once)"
-    rm -rf "$stores"
-    fetch -t bookworm-backports "$stores" "${packages[@]}"
-    touch "$stores/.unpacked"
+    rm -rf "$qemu10"
+    fetch -t bookworm-backports "$qemu10" "${packages[@]}"
+    touch "$qemu10/.unpacked"
 }
 
 # The newest kernel of that version: one package up to 6.x, three from 7.x on.

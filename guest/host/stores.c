@@ -74,6 +74,7 @@ struct record {
 };
 
 static uint64_t low, high;
+static bool one; /* thread for all processors: then QEMU does not say truly which it is, and all count as one */
 static FILE *out;
 static bool begun;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -82,6 +83,8 @@ static void put(struct record record)
 {
     pthread_mutex_lock(&lock);
     begun = true;
+    if (one)
+        record.cpu = 0;
     if (fwrite(&record, sizeof(record), 1, out) != 1)
         abort();
     pthread_mutex_unlock(&lock);
@@ -241,6 +244,8 @@ __attribute__((visibility("default"))) int qemu_plugin_install(plugin_id id, con
             low = strtoull(argv[i] + 4, NULL, 0);
         else if (strncmp(argv[i], "high=", 5) == 0)
             high = strtoull(argv[i] + 5, NULL, 0);
+        else if (strcmp(argv[i], "one=on") == 0)
+            one = true;
         else if (strncmp(argv[i], "out=", 4) == 0)
             path = argv[i] + 4;
     }

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 #: about    every store, write-back and fence of our BTT on persistent memory, recorded; what power failures would have left of it
 #: devices  nvdimm
+#: qemu     10
 #: stores   low=0x100000000,high=0x120000000
 #: built    stamps
 #: programs nbd-client

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 #: about    a virtual machine that moves while its vhost-user disk is read and written: what the server put into memory moves too
 #: devices  vhost-user=pmem
+#: qemu     10
 #: programs e2fsck fio
 #: kernels  6.12 7.3
 #: seconds  240
