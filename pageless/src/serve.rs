@@ -209,7 +209,7 @@ enum Event<'e> {
     RingBroken { queue: usize, why: &'e str },
     /// Memory of the disk or of the virtual machine went away under a request.
     MemoryGone,
-    /// So many events of the three kinds above came too fast to be told.
+    /// So many front-ends that were left and rings that broke came too fast to be told.
     NoticesLeftOut { count: u64 },
     /// The medium is not as it should be; what that means for clients is in the words.
     Trouble { what: String, read_only: bool },

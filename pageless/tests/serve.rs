@@ -218,13 +218,38 @@ fn a_front_end_that_talks_nonsense_is_left_and_said_so() {
     let scratch = Scratch::short();
     let mut run = Run::start(&scratch.path(""), &["serve", "ram:1M", "--vhost-user", "v", "--json"]);
     run.line();
-    let mut socket = UnixStream::connect(scratch.path("v")).expect("it accepts");
-    std::io::Write::write_all(&mut socket, &[0x55; 64]).expect("sent");
-    assert_eq!(socket.read(&mut [0; 8]).unwrap_or(0), 0, "it hangs up");
+    talk_nonsense(&scratch.path("v"));
     let left: Value = serde_json::from_str(&run.line()).expect("JSON");
     assert_eq!(left["event"], "front-end-left");
     let (code, _, errors) = run.stop("-TERM");
     assert!(code == Some(0) && errors.contains("left a vhost-user front-end"), "{errors}");
+}
+
+#[test]
+fn a_flood_of_front_ends_does_not_flood_the_log_and_all_are_counted() {
+    let scratch = Scratch::short();
+    let mut run = Run::start(&scratch.path(""), &["serve", "ram:1M", "--vhost-user", "v", "--json"]);
+    run.line();
+    for _ in 0..200 {
+        talk_nonsense(&scratch.path("v"));
+    }
+    // Then one more may be told, and with it how many were not.
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    talk_nonsense(&scratch.path("v"));
+    let (code, rest, errors) = run.stop("-TERM");
+    let events: Vec<Value> = rest.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let told = events.iter().filter(|event| event["event"] == "front-end-left").count() as u64;
+    let left_out = events.iter().filter(|event| event["event"] == "notices-left-out");
+    let left_out: u64 = left_out.map(|event| event["count"].as_u64().expect("a number")).sum();
+    assert!(told >= 17 && left_out > 0 && told + left_out == 201, "{told} told, {left_out} not");
+    assert!(code == Some(0) && errors.contains("were left out"), "{errors}");
+}
+
+/// Connects as a front-end, and is left.
+fn talk_nonsense(socket: &str) {
+    let mut socket = UnixStream::connect(socket).expect("it accepts");
+    std::io::Write::write_all(&mut socket, &[0x55; 64]).expect("sent");
+    assert_eq!(socket.read(&mut [0; 8]).unwrap_or(0), 0, "it hangs up");
 }
 
 #[test]

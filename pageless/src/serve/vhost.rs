@@ -44,7 +44,8 @@ pub(super) fn tell_notice(notice: &Notice, json: bool, device: &str) -> Result<(
             (text, Event::MemoryGone)
         }
         Notice::LeftOut { count } => {
-            (format!("{count} more such lines were left out"), Event::NoticesLeftOut { count: *count })
+            let text = format!("{count} lines about front-ends and rings were left out: too many at once");
+            (text, Event::NoticesLeftOut { count: *count })
         }
     };
     output::aside(&format!("pageless: {text}\n"));

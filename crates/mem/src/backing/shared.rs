@@ -16,7 +16,7 @@ use crate::region::MemKind;
 
 impl Backing {
     /// `len` bytes at `offset` of memory whose owner passed its descriptor: a memfd, secret memory, hugetlb, a file on tmpfs,
-    /// DAX or a disk, a dma-buf. It is mapped shared and kept out of children; no lock is taken, since the owner goes on using
+    /// DAX or a disk, a dma-buf, a device. It is mapped shared and kept out of children; no lock is taken, since the owner goes on using
     /// it. What it is shows in the kind; what may be done with it is found out when an I/O needs it.
     ///
     /// The owner may shrink it at any time: that is contained as every fault is.
