@@ -37,6 +37,13 @@ fn library(runtime: &Scratch) -> String {
     files[0].to_str().expect("UTF-8").to_owned()
 }
 
+/// The binary where no signal is ignored, as SIGINT and SIGQUIT are by what a shell runs in the background: tests too.
+fn heeding_signals() -> Command {
+    let mut command = Command::new("env");
+    command.args(["--default-signal", PAGELESS]);
+    command
+}
+
 #[test]
 fn it_ends_as_the_program_ends() {
     let runtime = Scratch::short();
@@ -44,7 +51,7 @@ fn it_ends_as_the_program_ends() {
         let end = |script: &str| {
             let args: Vec<&str> = stats.iter().copied().chain(["--", "sh", "-c", script]).collect();
             // timeout(1) would turn a signal into an exit code.
-            let mut command = Command::new(PAGELESS);
+            let mut command = heeding_signals();
             command.arg("run").args(args).env("XDG_RUNTIME_DIR", runtime.path("")).stdin(Stdio::null());
             command.output().expect("it starts")
         };
@@ -69,7 +76,7 @@ fn signals_reach_the_program() {
         let script = format!(
             "trap 'echo got {signal}; exit 9' {signal}; : >{ready}; n=0; while [ $n -lt 1000 ]; do sleep 0.05; n=$((n + 1)); done"
         );
-        let child = Command::new(PAGELESS)
+        let child = heeding_signals()
             .args(["run", "--json", "--", "sh", "-c", &script])
             .env("XDG_RUNTIME_DIR", runtime.path(""))
             .stdin(Stdio::null())
