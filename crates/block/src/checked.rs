@@ -161,11 +161,6 @@ impl Queue for Checked {
     }
 
     #[inline]
-    fn prefetch(&mut self, bio: &Bio) {
-        self.inner.prefetch(bio);
-    }
-
-    #[inline]
     fn poll(&mut self, out: &mut Vec<Completion>) -> Result<usize, Error> {
         if self.parents.is_empty() {
             return self.inner.poll(out);

@@ -56,13 +56,6 @@ pub trait Queue: Debug {
     )]
     fn submit(&mut self, bio: Bio) -> Result<(), Refused>;
 
-    /// Says that this bio will be submitted soon: whatever memory it is about may be fetched into the CPU's caches
-    /// meanwhile. Never waits, and promises nothing; the bio may be one that will be refused.
-    #[inline]
-    fn prefetch(&mut self, bio: &Bio) {
-        let _ = bio;
-    }
-
     /// Executes or collects what is ready, without blocking, and says how many completions it appended.
     ///
     /// # Errors

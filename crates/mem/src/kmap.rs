@@ -48,19 +48,6 @@ impl<'o> Kmap<'o> {
         }
     }
 
-    /// Asks the CPU for all lines, into the second-level cache: for a window of a few KiB that is copied after other work.
-    /// Never faults.
-    #[inline]
-    #[expect(unsafe_code, reason = "the prefetch intrinsic takes a pointer")]
-    pub fn prefetch_all(&self) {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        for offset in (0..self.at.len).step_by(64) {
-            let address = self.at.addr.wrapping_add(offset) as *const i8;
-            // SAFETY: a prefetch never faults and dereferences nothing.
-            unsafe { _mm_prefetch::<_MM_HINT_T1>(address) };
-        }
-    }
-
     /// Asks the CPU for the line of the byte at `offset`. Never faults.
     #[inline]
     #[expect(unsafe_code, reason = "the prefetch intrinsic takes a pointer")]

@@ -18,10 +18,6 @@ const DEPTH: usize = 256;
 /// Bytes moved in one online section, at most: a revocation waits for its end.
 const SECTION: u64 = 1 << 20;
 
-/// Bytes of a read that are fetched when it is announced. [`copy_ahead`] has the others fetched; more at once than the CPU has
-/// buffers for would keep the announcer waiting.
-const ANNOUNCED: u64 = 1024;
-
 /// Which way bytes go, whatever frames they go to: opening a window checks those.
 const ROUTE: Route = Reach::of_memory(Why::MemoryDisk).best();
 
@@ -36,6 +32,25 @@ impl MemoryQueue {
     pub(super) fn new(reader: Reader, region: Region) -> MemoryQueue {
         let (extents, flusher) = (region.extents(), region.flusher());
         MemoryQueue { pending: Vec::new(), reader, medium: Medium { region, extents, flusher } }
+    }
+
+    /// Asks for the first line of whatever is read, so that the CPU translates the addresses of many pages side by side. Asked for
+    /// between two copies, each would be waited for; and more lines at once than it has buffers for would be as well.
+    #[inline]
+    fn find_sources(&mut self) {
+        let Medium { region, .. } = &self.medium;
+        // A window on memory of a device may have to wait for it.
+        if self.pending.len() < 2 || matches!(region.kind(), MemKind::DmaBuf | MemKind::Bar) {
+            return;
+        }
+        let online = self.reader.online();
+        for bio in self.pending.iter().filter(|bio| bio.op == Op::Read) {
+            if let Some(first) = region.range(bio.sector.bytes(), 1)
+                && let Ok(window) = online.kmap(first, Access::Read)
+            {
+                window.prefetch_at(0);
+            }
+        }
     }
 }
 
@@ -53,20 +68,9 @@ impl Queue for MemoryQueue {
         Ok(())
     }
 
-    #[inline]
-    fn prefetch(&mut self, bio: &Bio) {
-        // What is written comes from memory that somebody just filled. A window on memory of a device may have to wait for it.
-        if bio.op == Op::Read
-            && !matches!(self.medium.region.kind(), MemKind::DmaBuf | MemKind::Bar)
-            && let Some(range) = self.medium.region.range(bio.sector.bytes(), bio.len.min(ANNOUNCED))
-            && let Ok(window) = self.reader.online().kmap(range, Access::Read)
-        {
-            window.prefetch_all();
-        }
-    }
-
     fn poll(&mut self, out: &mut Vec<Completion>) -> Result<usize, Error> {
         let count = self.pending.len();
+        self.find_sources();
         for (index, bio) in self.pending.iter().enumerate() {
             let next = self.pending.get(index + 1);
             out.push(self.medium.execute(&mut self.reader, bio, next));

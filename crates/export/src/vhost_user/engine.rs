@@ -9,15 +9,13 @@
 //! ```
 //! Nothing is allocated once the buffers have grown, but for requests of more than eight pieces.
 
-use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use pageless_block::{
-    Bio, BlockDevice, Checked, Completion, Flags, Limits, Queue, RefusedWhy, Route, Status, open_checked,
-};
+use pageless_block::{BlockDevice, Checked, Completion, Flags, Limits, Queue, RefusedWhy, Route, Status, open_checked};
 use pageless_mem::{Access, Memory, Reader};
 
+use super::backlog::Backlog;
 use super::chain::{Chain, Descriptor};
 use super::counters::Counters;
 use super::notice::Notices;
@@ -60,7 +58,7 @@ struct Batch {
     heads: Vec<(u16, Descriptor)>,
     chain: Chain,
     /// To be submitted, in order.
-    bios: VecDeque<Bio>,
+    bios: Backlog,
     /// Heads that are done and not yet given back.
     ended: Vec<u16>,
 }
@@ -165,8 +163,7 @@ impl Engine {
             return false;
         }
         let before = running.in_work;
-        let device = (&mut self.device, &self.limits, &self.id);
-        if let Err(broken) = self.batch.take(running, &mut self.reader, device, &self.counters) {
+        if let Err(broken) = self.batch.take(running, &mut self.reader, (&self.limits, &self.id), &self.counters) {
             running.breaks(broken.into(), &self.counters);
         }
         running.in_work > before
@@ -174,12 +171,12 @@ impl Engine {
 
     #[inline]
     fn submit(&mut self) {
-        while let Some(bio) = self.batch.bios.pop_front() {
+        while let Some(bio) = self.batch.bios.pop() {
             let tag = bio.tag;
             let refused = match &mut self.device {
                 Some(device) => match device.submit(bio) {
                     Ok(()) => continue,
-                    Err(refused) if refused.why == RefusedWhy::Full => return self.batch.bios.push_front(refused.bio),
+                    Err(refused) if refused.why == RefusedWhy::Full => return self.batch.bios.put_back(refused.bio),
                     Err(refused) => request::refused(refused.why),
                 },
                 None => Status::IoErr,
@@ -262,7 +259,7 @@ impl Batch {
         &mut self,
         running: &mut Running,
         reader: &mut Reader,
-        (device, limits, id): (&mut Option<Checked>, &Limits, &[u8; ID_BYTES]),
+        (limits, id): (&Limits, &[u8; ID_BYTES]),
         counters: &Counters,
     ) -> Result<(), Broken> {
         let Batch { heads, chain, bios, ended } = self;
@@ -285,7 +282,9 @@ impl Batch {
         } else {
             for ahead in 0..count {
                 let head = running.ring.peek(&avail, ahead)?;
+                // Most drivers put the descriptors of a chain side by side.
                 table.prefetch_at(16 * usize::from(head));
+                table.prefetch_at(16 * usize::from(head) + 32);
                 heads.push((head, Descriptor::default()));
             }
         }
@@ -323,10 +322,7 @@ impl Batch {
             }
             let open = |at, len| online.kmap(context.map.range(at, len)?, Access::Read).ok();
             chain.read((&table, size), first, indirect, open)?;
-            let begun = context.begin(chain, head.into(), |bio| bios.push_back(bio));
-            if let (Kind::Read, Some(device), Some(bio)) = (begun.kind, &mut *device, bios.back()) {
-                device.prefetch(bio);
-            }
+            let begun = context.begin(chain, head.into(), |bio| bios.push(bio));
             count_begun(counters, &begun);
             work.begin(begun, chain, running.log.is_some());
             running.in_work += 1;

@@ -21,6 +21,7 @@
 //! # What it is not
 //! It has no packed rings, no memory that a monitor faults in (postcopy), and serves one front-end at a time.
 
+mod backlog;
 mod chain;
 mod config;
 mod counters;

@@ -5,7 +5,7 @@
 //! that may be written, the data what lies between. A header that changes while it is read is whatever was read.
 
 use pageless_block::{Bio, Flags, Op, RefusedWhy, ScatterList, Sector, Status};
-use pageless_mem::{Access, Online};
+use pageless_mem::{Access, Online, PhysRange};
 use zerocopy::IntoBytes;
 
 use super::chain::{self, Chain, Piece};
@@ -161,16 +161,11 @@ impl Context<'_> {
             out(bio);
         };
         let done = match kind {
-            Kind::Read => self.frames(&chain.writable, 0, begun.room).map(|data| {
-                submit(Bio::read(sector, data, tag));
-                Status::Ok
-            }),
+            Kind::Read => self.frames(&chain.writable, 0, begun.room, |data| submit(Bio::read(sector, data, tag))),
             Kind::Write => {
                 let len = chain::bytes(&chain.readable).saturating_sub(HEADER);
-                self.frames(&chain.readable, HEADER, len).map(|data| {
-                    submit(Bio::write(sector, data, tag).with_flags(self.durable));
-                    Status::Ok
-                })
+                let write = |data| submit(Bio::write(sector, data, tag).with_flags(self.durable));
+                self.frames(&chain.readable, HEADER, len, write)
             }
             Kind::Flush => {
                 submit(Bio::flush(tag));
@@ -188,13 +183,40 @@ impl Context<'_> {
         begun
     }
 
-    /// The frames of a part of what a chain names.
+    /// Hands the frames of a part of what a chain names to `with`.
     #[inline]
-    fn frames(&self, pieces: &[Piece], from: u64, len: u64) -> Result<ScatterList, Unreadable> {
+    fn frames(
+        &self,
+        pieces: &[Piece],
+        from: u64,
+        len: u64,
+        with: impl FnOnce(ScatterList),
+    ) -> Result<Status, Unreadable> {
+        // Where it is one run of memory its list is made, and moved, by itself: see `Backlog`.
+        if let Some(range) = self.run(pieces, from, len) {
+            with(range.into());
+            return Ok(Status::Ok);
+        }
         let mut list = ScatterList::new();
         let emit = &mut |range| list.push(range);
         let all = chain::part(pieces, from, len, |piece| self.map.ranges(piece.at, piece.len, emit));
-        if all { Ok(list) } else { Err(Unreadable) }
+        if !all {
+            return Err(Unreadable);
+        }
+        with(list);
+        Ok(Status::Ok)
+    }
+
+    /// That part, where it is just one piece, and that lies in one region.
+    #[inline]
+    fn run(&self, pieces: &[Piece], from: u64, len: u64) -> Option<PhysRange> {
+        let (before, piece) = match (from, pieces) {
+            (0, [piece, ..]) => (0, piece),
+            (_, [before, piece, ..]) => (u64::from(before.len), piece),
+            _ => return None,
+        };
+        let whole = before == from && len == u64::from(piece.len);
+        whole.then(|| self.map.range(piece.at, piece.len)).flatten()
     }
 
     /// Sixteen bytes, as two words.

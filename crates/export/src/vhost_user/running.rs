@@ -336,14 +336,18 @@ impl Running {
         }
         let parts = self.parts(online)?;
         let first = self.ring.used_slot();
+        // A copy, kept in registers: stored and loaded again, its index would wait for the entries before it, whose lines the driver's
+        // processor has.
+        let mut ring = self.ring.clone();
         for head in heads {
             let written = self.answer(online, *head, counters);
             if let Some(inflight) = &mut self.inflight {
                 let (book, records) = inflight.open(online)?;
                 book.link(&records, *head)?;
             }
-            self.ring.put(&parts.used, *head, written)?;
+            ring.put(&parts.used, *head, written)?;
         }
+        self.ring = ring;
         if self.log.is_some() {
             self.mark_entries(online, first, heads.len());
         }
