@@ -96,13 +96,12 @@ by_turns() { # version lbasize block rounds
     ndctl destroy-namespace -f all >/dev/null 2>&1
 }
 
-# More turns where most disks are, one for each of the rest.
+# In a full run every size, and more turns where most disks are; else those that differ most: blocks of both lengths, alone in their lines
+# and with bytes beside them.
 turns=$(count 1 3)
 labels 1.1
 by_turns 1.1 4096 4096 "$turns"
-by_turns 1.1 512 512 1
-by_turns 1.1 4160 4096 1
+for size in $(count "4160" "512 4160"); do by_turns 1.1 "$size" $((size < 4096 ? 512 : 4096)) 1; done
 labels 1.2
 by_turns 2.0 512 512 "$turns"
-for size in 520 528; do by_turns 2.0 $size 512 1; done
-for size in 4096 4104 4160 4224; do by_turns 2.0 $size 4096 1; done
+for size in $(count "528 4104" "520 528 4096 4104 4160 4224"); do by_turns 2.0 "$size" $((size < 4096 ? 512 : 4096)) 1; done
