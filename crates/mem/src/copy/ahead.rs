@@ -54,10 +54,11 @@ global_asm!(
     "    vzeroupper",
     "3:",
     "    mov ecx, r9d",
+    "    jecxz 4f", // which costs less than moving nothing
     "pageless_mem_ahead_tail_at:",
     "    rep movsb",
     "pageless_mem_ahead_tail_past:",
-    "    xor eax, eax",
+    "4:  xor eax, eax",
     "    ret",
     "pageless_mem_ahead_loop_landing:",
     "    vzeroupper",
