@@ -3,64 +3,19 @@
 
 mod common;
 
-use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::process::{Child, Command, Stdio};
 
 use common::nbd::{CMD_FLUSH, CMD_WRITE, EPERM, Peer};
+use common::run::Run;
 use common::server::{Serve, Server};
-use common::{MIB, Scratch, eventually, fails, have, noise, ok, same};
+use common::{MIB, Scratch, have, noise, ok, same};
 use serde_json::Value;
 
 /// A mebibyte of a buffer.
 const M: usize = 1 << 20;
 
 const PAGELESS: &str = env!("CARGO_BIN_EXE_pageless");
-
-/// A server run in a folder of its own, its output line by line.
-struct Run {
-    child: Child,
-    out: BufReader<std::process::ChildStdout>,
-}
-
-impl Run {
-    fn start(dir: &str, args: &[&str]) -> Run {
-        let mut child = Command::new(PAGELESS)
-            .args(args)
-            .current_dir(dir)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("starts");
-        let out = BufReader::new(child.stdout.take().expect("piped"));
-        Run { child, out }
-    }
-
-    fn line(&mut self) -> String {
-        let mut line = String::new();
-        self.out.read_line(&mut line).expect("UTF-8");
-        line.trim_end().to_owned()
-    }
-
-    /// Sends a signal; exit code, the rest of stdout, all of stderr.
-    fn stop(mut self, signal: &str) -> (Option<i32>, String, String) {
-        ok("kill", &[signal, &self.child.id().to_string()]);
-        let status = eventually("it ends", || self.child.try_wait().expect("wait"));
-        let (mut rest, mut errors) = (String::new(), String::new());
-        self.out.read_to_string(&mut rest).expect("UTF-8");
-        self.child.stderr.take().expect("piped").read_to_string(&mut errors).expect("UTF-8");
-        (status.code(), rest, errors)
-    }
-}
-
-impl Drop for Run {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 #[test]
 fn without_arguments_it_makes_an_image_and_says_what_to_type_next() {
@@ -176,95 +131,6 @@ fn which_way_the_bytes_of_an_export_went_is_told_at_the_end() {
         if spec == "ram:1M" {
             assert_eq!((bytes("direct"), bytes("copy")), (MIB, MIB), "{stopped}");
         }
-    }
-}
-
-#[test]
-fn a_virtual_machines_socket_beside_nbd_and_by_itself() {
-    let scratch = Scratch::short();
-    let dir = scratch.path("");
-    let mut run =
-        Run::start(&dir, &["serve", "ram:1M", "--nbd", "unix:n", "--vhost-user", "v", "--queues", "2", "--poll"]);
-    assert_eq!((run.line(), run.line()), ("ready nbd unix:n".into(), "ready vhost-user v".into()));
-    let (mut peer, _) = Peer::connect(&scratch.path("n")).expect("it accepts");
-    let _front_end = UnixStream::connect(scratch.path("v")).expect("it accepts");
-    assert_eq!(peer.ask(CMD_WRITE, 0, 0, 4096, &noise(4096, 3)), 0);
-    let (code, _, errors) = run.stop("-TERM");
-    assert_eq!(code, Some(0), "{errors}");
-    assert!(!std::fs::exists(scratch.path("v")).expect("stat"), "the socket stayed behind");
-
-    // Who asks for that alone gets that alone, and what dies leaves a socket that the next one replaces.
-    drop(UnixListener::bind(scratch.path("v")).expect("bound"));
-    let mut run = Run::start(&dir, &["serve", "ram:1M", "--vhost-user", "v", "--json"]);
-    let ready: Value = serde_json::from_str(&run.line()).expect("JSON");
-    assert_eq!((&ready["event"], &ready["vhost_user"], &ready["bytes"]), (&"ready".into(), &"v".into(), &MIB.into()));
-    assert!(!std::fs::exists(scratch.path("pageless.sock")).expect("stat"), "nobody asked for NBD");
-    let refused = fails(PAGELESS, &["serve", "ram:1M", "--vhost-user", &scratch.path("v")]);
-    assert!(
-        refused.contains("--vhost-user") && refused.contains("listening") && refused.contains("help:"),
-        "{refused}"
-    );
-    let _front_end = UnixStream::connect(scratch.path("v")).expect("it accepts");
-    let (code, rest, errors) = run.stop("-INT");
-    assert_eq!(code, Some(0), "{errors}");
-    let stopped: Value = serde_json::from_str(rest.lines().last().expect("a line")).expect("JSON");
-    // Who only looked whether anybody listens counts too.
-    assert!(stopped["event"] == "stopped" && stopped["connections"].as_u64() > Some(0), "{rest}");
-    assert_eq!(stopped["exports"][0]["export"], "vhost-user:v");
-}
-
-#[test]
-fn a_front_end_that_talks_nonsense_is_left_and_said_so() {
-    let scratch = Scratch::short();
-    let mut run = Run::start(&scratch.path(""), &["serve", "ram:1M", "--vhost-user", "v", "--json"]);
-    run.line();
-    talk_nonsense(&scratch.path("v"));
-    let left: Value = serde_json::from_str(&run.line()).expect("JSON");
-    assert_eq!(left["event"], "front-end-left");
-    let (code, _, errors) = run.stop("-TERM");
-    assert!(code == Some(0) && errors.contains("left a vhost-user front-end"), "{errors}");
-}
-
-#[test]
-fn a_flood_of_front_ends_does_not_flood_the_log_and_all_are_counted() {
-    let scratch = Scratch::short();
-    let mut run = Run::start(&scratch.path(""), &["serve", "ram:1M", "--vhost-user", "v", "--json"]);
-    run.line();
-    for _ in 0..200 {
-        talk_nonsense(&scratch.path("v"));
-    }
-    // Then one more may be told, and with it how many were not.
-    std::thread::sleep(std::time::Duration::from_millis(1100));
-    talk_nonsense(&scratch.path("v"));
-    let (code, rest, errors) = run.stop("-TERM");
-    let events: Vec<Value> = rest.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
-    let told = events.iter().filter(|event| event["event"] == "front-end-left").count() as u64;
-    let left_out = events.iter().filter(|event| event["event"] == "notices-left-out");
-    let left_out: u64 = left_out.map(|event| event["count"].as_u64().expect("a number")).sum();
-    assert!(told >= 17 && left_out > 0 && told + left_out == 201, "{told} told, {left_out} not");
-    assert!(code == Some(0) && errors.contains("were left out"), "{errors}");
-}
-
-/// Connects as a front-end, and is left.
-fn talk_nonsense(socket: &str) {
-    let mut socket = UnixStream::connect(socket).expect("it accepts");
-    std::io::Write::write_all(&mut socket, &[0x55; 64]).expect("sent");
-    assert_eq!(socket.read(&mut [0; 8]).unwrap_or(0), 0, "it hangs up");
-}
-
-#[test]
-fn queues_and_polling_are_numbers_of_a_virtual_machines_socket() {
-    for (args, says) in [
-        (&["--queues", "2"][..], "--vhost-user"),
-        (&["--poll"], "--vhost-user"),
-        (&["--vhost-user", "v", "--queues", "0"], "--queues"),
-        (&["--vhost-user", "v", "--queues", "257"], "--queues"),
-        (&["--vhost-user", "v", "--poll=0"], "--poll"),
-        (&["--vhost-user", "/nonexistent/v"], "make its directory first"),
-    ] {
-        let all: Vec<&str> = ["serve", "ram:1M"].iter().chain(args).copied().collect();
-        let refused = fails(PAGELESS, &all);
-        assert!(refused.contains(says), "{args:?}: {refused}");
     }
 }
 

@@ -22,6 +22,7 @@ pub(crate) mod front_end;
 pub(crate) mod load;
 pub(crate) mod nbd;
 pub(crate) mod qsd;
+pub(crate) mod run;
 pub(crate) mod server;
 
 /// How long anything may take before a test calls it stuck. Generous: nothing is measured against it.
