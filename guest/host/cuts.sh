@@ -12,11 +12,33 @@ btt_after_cut() { # image
     read -r _ block blocks writers _ < <(grep '^disk ' "$folder/told")
     note_acknowledged
     after "check what the cut left" "$pageless" btt check "$1"
-    rm -f "$folder/contents"
-    after "recover it and read it" "$pageless" copy "btt:$1" "file:$folder/contents"
-    after "every sector is whole, its own, and as new as acknowledged" \
-        stamps_check "$folder/contents" "$block" "$blocks" "$writers"
+    # A source is opened for reading only, which finishes nothing.
+    sound "as it lies" "$1" "$block" "$blocks" "$writers"
+    after "it is recovered by who opens it to write" recover "$1"
     after "nothing is unfinished" finished "$1"
+    sound "recovered" "$1" "$block" "$blocks" "$writers"
+}
+
+# Reads a BTT, and looks at every sector of it.
+sound() { # when image block blocks writers
+    rm -f "$folder/contents"
+    after "$1, it is read" "$pageless" copy "btt:$2" "file:$folder/contents"
+    after "$1, every sector is whole, its own, and as new as acknowledged" stamps_check "$folder/contents" "${@:3}"
+}
+
+# Serves it, and no client comes.
+recover() { # image
+    local server code=0
+    (cd "$folder" && exec "$pageless" serve "btt:$1" --nbd unix:recover) >"$folder/recovering" 2>&1 &
+    server=$!
+    for _ in $(seq 100); do
+        if grep -q '^ready' "$folder/recovering" || ! kill -0 "$server" 2>/dev/null; then break; fi
+        sleep 0.1
+    done
+    kill -TERM "$server" 2>/dev/null || true
+    wait "$server" || code=$?
+    cat "$folder/recovering"
+    return "$code"
 }
 
 stamps_check() { # contents block blocks writers
