@@ -84,8 +84,9 @@ impl Reads {
             }
             let blocks = &mut self.blocks;
             let _published = place.publish(blocks.len(), |at| blocks[at].look_up(shared, &mut maps));
-            if let Some(first) = self.blocks.first().and_then(|first| first.source(shared, &section)) {
-                first.prefetch();
+            // One line of each, so that their addresses are translated side by side, as by `MemoryQueue`.
+            for source in self.blocks.iter().filter_map(|wanted| wanted.source(shared, &section)) {
+                source.prefetch_at(0);
             }
             for (at, wanted) in self.blocks.iter().enumerate() {
                 let job = &mut jobs[wanted.job];
