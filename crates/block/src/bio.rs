@@ -121,6 +121,16 @@ impl Bio {
         self
     }
 
+    /// Passes it to `next`, by its parts where it has one range, as most have: it was just made of small pieces, and to move all of its
+    /// room in larger ones the CPU would wait until those are in the cache.
+    #[inline]
+    pub fn pass<T>(self, next: impl FnOnce(Bio) -> T) -> T {
+        match self.data.single() {
+            Some(range) => next(Bio { data: range.into(), ..self }),
+            None => next(self),
+        }
+    }
+
     /// Whether the submitter asked that it be durable before it completes.
     #[inline]
     pub fn wants_fua(&self) -> bool {

@@ -157,7 +157,8 @@ impl Queue for Checked {
         if flush_after || !self.bounds.fits(&bio) {
             return self.submit_in_pieces(bio, flush_after);
         }
-        self.inner.submit(bio)
+        #[allow(clippy::result_large_err, reason = "as above")]
+        bio.pass(|bio| self.inner.submit(bio))
     }
 
     #[inline]

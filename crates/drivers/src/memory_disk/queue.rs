@@ -59,12 +59,7 @@ impl Queue for MemoryQueue {
         if self.pending.len() == DEPTH {
             return Err(Refused::new(bio, RefusedWhy::Full));
         }
-        // By its parts where there are few: a whole bio is moved in larger pieces than it was just made of, and the CPU
-        // waits until all of those are in the cache.
-        match bio.data.single() {
-            Some(range) => self.pending.push(Bio { data: range.into(), ..bio }),
-            None => self.pending.push(bio),
-        }
+        bio.pass(|bio| self.pending.push(bio));
         Ok(())
     }
 

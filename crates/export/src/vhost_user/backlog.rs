@@ -5,8 +5,7 @@ use std::collections::VecDeque;
 
 use pageless_block::Bio;
 
-/// See the [module](self). A bio of one range, which most are, goes in and out by its parts: it was just made of small pieces,
-/// and to load it in larger ones the CPU would wait until those are in the cache.
+/// See the [module](self). A bio of one range goes in and out by its parts: see [`Bio::pass`].
 #[derive(Debug, Default)]
 pub(crate) struct Backlog {
     bios: VecDeque<Bio>,
@@ -23,10 +22,7 @@ impl Backlog {
 
     #[inline]
     pub(crate) fn push(&mut self, bio: Bio) {
-        match bio.data.single() {
-            Some(range) => self.bios.push_back(Bio { data: range.into(), ..bio }),
-            None => self.bios.push_back(bio),
-        }
+        bio.pass(|bio| self.bios.push_back(bio));
     }
 
     /// The first one.
