@@ -26,19 +26,9 @@ sound() { # when image block blocks writers
     after "$1, every sector is whole, its own, and as new as acknowledged" stamps_check "$folder/contents" "${@:3}"
 }
 
-# Serves it, and no client comes.
+# Serves it for a moment, in which no client comes.
 recover() { # image
-    local server code=0
-    (cd "$folder" && exec "$pageless" serve "btt:$1" --nbd unix:recover) >"$folder/recovering" 2>&1 &
-    server=$!
-    for _ in $(seq 100); do
-        if grep -q '^ready' "$folder/recovering" || ! kill -0 "$server" 2>/dev/null; then break; fi
-        sleep 0.1
-    done
-    kill -TERM "$server" 2>/dev/null || true
-    wait "$server" || code=$?
-    cat "$folder/recovering"
-    return "$code"
+    (cd "$folder" && timeout --preserve-status -s TERM 2 "$pageless" serve "btt:$1" --nbd unix:recover) && grep -q '^ready' "$folder/said"
 }
 
 stamps_check() { # contents block blocks writers
