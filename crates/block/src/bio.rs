@@ -141,6 +141,7 @@ impl Bio {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pageless_mem::{Pfn, PhysRange};
 
     #[test]
     fn fua_means_something_only_on_what_modifies() {
@@ -151,5 +152,16 @@ mod tests {
         assert!(!fua(Bio::read(Sector(0), ScatterList::new(), 1)));
         assert!(!fua(Bio::flush(1)));
         assert!(!Bio::write_zeroes(Sector(0), 512, 1).wants_fua());
+    }
+
+    #[test]
+    fn a_bio_is_passed_whole_however_many_ranges_it_has() {
+        for count in [0, 1, 2, 9] {
+            let range = |n| PhysRange::new(Pfn::new(2 * n).unwrap(), 8, 512).unwrap();
+            let list: ScatterList = (0..count).map(range).collect();
+            let bio = Bio::write(Sector(count), list, 7).with_flags(Flags::FUA);
+            let as_it_was = format!("{bio:?}");
+            assert_eq!(bio.pass(|bio| format!("{bio:?}")), as_it_was);
+        }
     }
 }

@@ -40,3 +40,33 @@ impl Backlog {
         self.bios.push_front(bio);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pageless_block::{Flags, ScatterList, Sector};
+    use pageless_mem::{Pfn, PhysRange};
+
+    #[test]
+    fn what_goes_in_comes_out_whole_and_in_order_also_when_it_was_put_back() {
+        let range = |n: u64| PhysRange::new(Pfn::new(2 * n).unwrap(), 0, 4096).unwrap();
+        let list = |count| (0..count).map(range).collect::<ScatterList>();
+        let bios = [
+            Bio::read(Sector(8), list(1), 1),
+            Bio::write(Sector(16), list(1), 2).with_flags(Flags::FUA),
+            Bio::write(Sector(24), list(3), 3).with_flags(Flags::FUA),
+            Bio::flush(4),
+            Bio::write_zeroes(Sector(32), 512, 5).with_flags(Flags::NO_UNMAP),
+            Bio::read(Sector(40), list(9), 6),
+        ];
+        let mut backlog = Backlog::default();
+        bios.iter().for_each(|bio| backlog.push(bio.clone()));
+        for bio in &bios {
+            let out = backlog.pop().unwrap();
+            assert_eq!(format!("{out:?}"), format!("{bio:?}"));
+            backlog.put_back(out);
+            assert_eq!(format!("{:?}", backlog.pop().unwrap()), format!("{bio:?}"));
+        }
+        assert!(backlog.is_empty() && backlog.pop().is_none());
+    }
+}
