@@ -23,7 +23,7 @@ use pageless_sys::{Errno, memfd};
 #[cfg(feature = "pmem-io")]
 use crate::device::Device;
 use crate::medium::Medium;
-use crate::persist::{Durability, FlushDomain, Mapped, PersistenceDomain, Reason};
+use crate::persist::{Durability, FlushDomain, Mapped, PersistenceDomain, Reason, Stores};
 use crate::pfn::FRAME_SIZE;
 use crate::region::MemKind;
 use crate::{Error, extents::Sparse};
@@ -192,6 +192,15 @@ impl Backing {
 
     pub(crate) fn flush_domain(&self) -> FlushDomain {
         FlushDomain { durability: self.durability, reason: self.reason }
+    }
+
+    /// What becomes of what copies store.
+    pub(crate) fn stores(&self) -> Stores {
+        match self.durability {
+            Durability::Clwb => Stores::WrittenBack(self.lines),
+            Durability::Fence => Stores::Streaming,
+            Durability::Volatile | Durability::Msync => Stores::Cached,
+        }
     }
 
     /// What lines are written back with.

@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use pageless_sys::fault::POISONED;
 use pageless_sys::fiemap::{self, Placed};
 use pageless_sys::file::{FallocMode, File, Run};
 use pageless_sys::mmap::Mapping;
@@ -42,6 +43,13 @@ pub enum BadSource {
     Poison,
     /// The kernel's list of bad blocks of the device.
     Kernel,
+}
+
+impl BadSource {
+    /// What a fault says that was contained with this [address](pageless_sys::fault).
+    pub(crate) fn of(address: usize) -> BadSource {
+        if address & POISONED != 0 { BadSource::Poison } else { BadSource::Fault }
+    }
 }
 
 /// Whole frames that are bad.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-#![allow(unsafe_code, reason = "calls the assembly routines for single words")]
+#![allow(unsafe_code, reason = "single words are read and written by assembly, as `copy` moves bytes")]
 //! Words of shared memory: rings, records, logs and doorbells are written on these in safe code.
 //!
 //! A store to a word is not written back by itself: [`Cell::store_back`] and [`Kmap::write_back`](crate::Kmap::write_back)
@@ -8,8 +8,11 @@
 //! Each access is one instruction of the word's width, so it is what a device register wants and atomic towards every
 //! other CPU and process. x86-64 orders loads as acquire and stores as release; `fetch_or` is a full barrier.
 
-use std::arch::global_asm;
+use std::arch::asm;
 use std::marker::PhantomData;
+use std::sync::Arc;
+
+use pageless_sys::fault::POISONED;
 
 use crate::bad::{self, BadSource};
 use crate::error::Fault;
@@ -25,132 +28,89 @@ use crate::{Access, fault, persist};
 pub struct Cell<'k, T> {
     addr: usize,
     access: Access,
-    region: &'k Inner,
+    region: &'k Arc<Inner>,
     offset: u64,
     word: PhantomData<*const T>,
 }
 
-/// A word that is read or written.
-#[repr(C)]
-#[derive(Copy, Clone)]
-struct Outcome {
-    value: u64,
-    /// 0: nothing faulted; 1: something did; 2: broken memory said so.
-    faulted: u64,
-}
-
-/// Whether an access stopped at a fault, and what is known of it.
-type Faulted = Option<BadSource>;
-
-impl Outcome {
-    #[inline]
-    fn faulted(self) -> Faulted {
-        match self.faulted {
-            0 => None,
-            1 => Some(BadSource::Fault),
-            _ => Some(BadSource::Poison),
-        }
-    }
-}
-
-macro_rules! routines {
-    ($($load:literal $store:literal $or:literal : $load_insn:literal, $store_insn:literal, $or_insn:literal;)*) => {
-        global_asm!(
-            ".pushsection .text.pageless_mem_cell,\"ax\",@progbits",
-            $(
-                ".p2align 4",
-                concat!(".globl ", $load), concat!(".hidden ", $load), concat!($load, ":"),
-                "    xor edx, edx",
-                concat!($load, "_at:"),
-                concat!("    ", $load_insn),
-                concat!($load, "_past:"),
-                "    ret",
-                may_fault!(concat!($load, "_at"), concat!($load, "_past"), "pageless_mem_cell_landing"),
-                ".p2align 4",
-                concat!(".globl ", $store), concat!(".hidden ", $store), concat!($store, ":"),
-                "    xor edx, edx",
-                concat!($store, "_at:"),
-                concat!("    ", $store_insn),
-                concat!($store, "_past:"),
-                "    ret",
-                may_fault!(concat!($store, "_at"), concat!($store, "_past"), "pageless_mem_cell_landing"),
-                ".p2align 4",
-                concat!(".globl ", $or), concat!(".hidden ", $or), concat!($or, ":"),
-                "    xor edx, edx",
-                // x86 has no fetch-or: exchange until nobody came between
-                concat!($or, "_at:"),
-                concat!("    ", $load_insn),
-                "2:  mov rcx, rax",
-                "    or rcx, rsi",
-                concat!("    ", $or_insn),
-                "    jnz 2b",
-                concat!($or, "_past:"),
-                "    ret",
-                may_fault!(concat!($or, "_at"), concat!($or, "_past"), "pageless_mem_cell_landing"),
-            )*
-            "pageless_mem_cell_landing:",
-            "    mov rdx, r8",
-            "    shr rdx, 63",
-            "    inc edx",
-            "    ret",
-            ".popsection",
-        );
-    };
-}
-
-routines! {
-    "pageless_mem_load8" "pageless_mem_store8" "pageless_mem_or8":
-        "movzx eax, byte ptr [rdi]", "mov byte ptr [rdi], sil", "lock cmpxchg byte ptr [rdi], cl";
-    "pageless_mem_load16" "pageless_mem_store16" "pageless_mem_or16":
-        "movzx eax, word ptr [rdi]", "mov word ptr [rdi], si", "lock cmpxchg word ptr [rdi], cx";
-    "pageless_mem_load32" "pageless_mem_store32" "pageless_mem_or32":
-        "mov eax, dword ptr [rdi]", "mov dword ptr [rdi], esi", "lock cmpxchg dword ptr [rdi], ecx";
-    "pageless_mem_load64" "pageless_mem_store64" "pageless_mem_or64":
-        "mov rax, qword ptr [rdi]", "mov qword ptr [rdi], rsi", "lock cmpxchg qword ptr [rdi], rcx";
-}
-
 mod sealed {
-    /// The routines of one width.
-    pub trait Routines: Copy {
-        fn load(addr: usize) -> (Self, super::Faulted);
-        fn store(addr: usize, value: Self) -> super::Faulted;
-        fn fetch_or(addr: usize, value: Self) -> (Self, super::Faulted);
+    /// The accesses of one width. Each says where it faulted: 0 where it did not.
+    pub trait Accesses: Copy {
+        fn load(addr: usize) -> (Self, usize);
+        fn store(addr: usize, value: Self) -> usize;
+        fn fetch_or(addr: usize, value: Self) -> (Self, usize);
     }
 }
 
 /// A width that a [`Cell`] can have: `u8`, `u16`, `u32`, `u64`.
-pub trait Word: sealed::Routines {}
+pub trait Word: sealed::Accesses {}
 
+// Inlined where a word is used: a call would make the caller put everything it has at hand in memory. The handler of
+// `sys::fault` goes on behind the access with the fault's address in r8, which is 0 before.
 macro_rules! width {
-    ($($word:ident $load:ident $store:ident $or:ident)*) => {
-        unsafe extern "C" {
-            $(
-                fn $load(addr: usize) -> Outcome;
-                fn $store(addr: usize, value: u64) -> Outcome;
-                fn $or(addr: usize, value: u64) -> Outcome;
-            )*
-        }
-
+    ($($word:ident $register:ident: $load:literal $first:literal $store:literal;)*) => {
         $(
-            impl sealed::Routines for $word {
-                #[inline]
-                fn load(addr: usize) -> ($word, Faulted) {
+            #[allow(clippy::cast_possible_truncation, clippy::unnecessary_cast, trivial_numeric_casts, reason = "a load leaves the rest 0")]
+            impl sealed::Accesses for $word {
+                #[inline(always)]
+                fn load(addr: usize) -> ($word, usize) {
+                    let (value, fault): ($register, usize);
                     // SAFETY: by the cell's invariant.
-                    let outcome = unsafe { $load(addr) };
-                    (narrow(outcome.value), outcome.faulted())
+                    unsafe {
+                        asm!(
+                            concat!("2: ", $load),
+                            "3:",
+                            may_fault!("2b", "3b", "3b"),
+                            addr = in(reg) addr,
+                            value = out(reg) value,
+                            inout("r8") 0_usize => fault,
+                            options(nostack, preserves_flags),
+                        );
+                    }
+                    (value as $word, fault)
+                }
+
+                #[inline(always)]
+                fn store(addr: usize, value: $word) -> usize {
+                    let fault;
+                    // SAFETY: by the cell's invariant.
+                    unsafe {
+                        asm!(
+                            concat!("2: mov ", $store),
+                            "3:",
+                            may_fault!("2b", "3b", "3b"),
+                            addr = in(reg) addr,
+                            value = in(reg) $register::from(value),
+                            inout("r8") 0_usize => fault,
+                            options(nostack, preserves_flags),
+                        );
+                    }
+                    fault
                 }
 
                 #[inline]
-                fn store(addr: usize, value: $word) -> Faulted {
+                fn fetch_or(addr: usize, bits: $word) -> ($word, usize) {
+                    let (before, fault): (u64, usize);
                     // SAFETY: by the cell's invariant.
-                    unsafe { $store(addr, u64::from(value)) }.faulted()
-                }
-
-                #[inline]
-                fn fetch_or(addr: usize, value: $word) -> ($word, Faulted) {
-                    // SAFETY: by the cell's invariant.
-                    let outcome = unsafe { $or(addr, u64::from(value)) };
-                    (narrow(outcome.value), outcome.faulted())
+                    unsafe {
+                        asm!(
+                            concat!("2: ", $first),
+                            // x86 has no fetch-or: exchange until nobody came between
+                            "4: mov {value}, rax",
+                            "or {value}, {bits}",
+                            concat!("lock cmpxchg ", $store),
+                            "jnz 4b",
+                            "3:",
+                            may_fault!("2b", "3b", "3b"),
+                            addr = in(reg) addr,
+                            bits = in(reg) u64::from(bits),
+                            value = out(reg) _,
+                            out("rax") before,
+                            inout("r8") 0_usize => fault,
+                            options(nostack),
+                        );
+                    }
+                    (before as $word, fault)
                 }
             }
 
@@ -159,28 +119,22 @@ macro_rules! width {
     };
 }
 
-/// The routines leave the word zero-extended.
-#[inline]
-fn narrow<T: TryFrom<u64> + Default>(value: u64) -> T {
-    T::try_from(value).unwrap_or_default()
-}
-
 width! {
-    u8 pageless_mem_load8 pageless_mem_store8 pageless_mem_or8
-    u16 pageless_mem_load16 pageless_mem_store16 pageless_mem_or16
-    u32 pageless_mem_load32 pageless_mem_store32 pageless_mem_or32
-    u64 pageless_mem_load64 pageless_mem_store64 pageless_mem_or64
+    u8 u32: "movzx {value:e}, byte ptr [{addr}]" "movzx eax, byte ptr [{addr}]" "byte ptr [{addr}], {value:l}";
+    u16 u32: "movzx {value:e}, word ptr [{addr}]" "movzx eax, word ptr [{addr}]" "word ptr [{addr}], {value:x}";
+    u32 u32: "mov {value:e}, dword ptr [{addr}]" "mov eax, dword ptr [{addr}]" "dword ptr [{addr}], {value:e}";
+    u64 u64: "mov {value}, qword ptr [{addr}]" "mov rax, qword ptr [{addr}]" "qword ptr [{addr}], {value}";
 }
 
 /// Stores to an aligned word without changing it, and says whether it could. Safe in a signal handler, unlike a cell.
 #[cfg(feature = "testing")]
 pub(crate) fn touch(addr: usize) -> bool {
-    <u64 as sealed::Routines>::fetch_or(addr, 0).1.is_none()
+    <u64 as sealed::Accesses>::fetch_or(addr, 0).1 == 0
 }
 
 impl<'k, T: Word> Cell<'k, T> {
     #[inline]
-    pub(crate) fn new(addr: usize, access: Access, region: &'k Inner, offset: u64) -> Cell<'k, T> {
+    pub(crate) fn new(addr: usize, access: Access, region: &'k Arc<Inner>, offset: u64) -> Cell<'k, T> {
         Cell { addr, access, region, offset, word: PhantomData }
     }
 
@@ -188,8 +142,8 @@ impl<'k, T: Word> Cell<'k, T> {
     #[inline]
     pub fn load(&self) -> Result<T, Fault> {
         match T::load(self.addr) {
-            (value, None) => Ok(value),
-            (_, Some(source)) => Err(self.media(source)),
+            (value, 0) => Ok(value),
+            (_, fault) => Err(media(self.region, self.offset, fault)),
         }
     }
 
@@ -203,13 +157,10 @@ impl<'k, T: Word> Cell<'k, T> {
         }
         #[cfg(feature = "testing")]
         let _recorded = crate::testing::record::storing(self.addr, size_of::<T>(), false);
-        if let Some(source) = T::store(self.addr, value) {
-            self.mend(source)?;
-            if let Some(source) = T::store(self.addr, value) {
-                return Err(self.media(source));
-            }
+        match T::store(self.addr, value) {
+            0 => Ok(()),
+            fault => store_again(self.addr, value, (self.region, self.offset), fault),
         }
-        Ok(())
     }
 
     /// Writes the word, and its cache line back where that is what stores need: durable after the next
@@ -226,26 +177,69 @@ impl<'k, T: Word> Cell<'k, T> {
         self.writable()?;
         #[cfg(feature = "testing")]
         let _recorded = crate::testing::record::storing(self.addr, size_of::<T>(), false);
-        let (mut before, mut faulted) = T::fetch_or(self.addr, bits);
-        if let Some(source) = faulted {
-            self.mend(source)?;
-            (before, faulted) = T::fetch_or(self.addr, bits);
+        match T::fetch_or(self.addr, bits) {
+            (before, 0) => Ok(before),
+            (_, fault) => {
+                mend::<T>(self.region, self.offset, fault)?;
+                match T::fetch_or(self.addr, bits) {
+                    (before, 0) => Ok(before),
+                    (_, fault) => Err(media(self.region, self.offset, fault)),
+                }
+            }
         }
-        faulted.map_or(Ok(before), |source| Err(self.media(source)))
     }
 
+    #[inline]
     fn writable(&self) -> Result<(), Fault> {
         if self.access == Access::Write { Ok(()) } else { Err(Fault::ReadOnly) }
     }
+}
 
-    #[cold]
-    fn mend(&self, source: BadSource) -> Result<(), Fault> {
-        fault::mend(self.region, self.offset, size_of::<T>() as u64, source)
+/// Two words side by side, which lie in a window and need not be aligned.
+#[inline]
+pub(crate) fn load_pair(addr: usize, region: &Inner, offset: u64) -> Result<[u64; 2], Fault> {
+    let (first, second, fault): (u64, u64, usize);
+    // SAFETY: both words lie in a window.
+    unsafe {
+        asm!(
+            "2: mov {first}, qword ptr [{addr}]",
+            "mov {second}, qword ptr [{addr} + 8]",
+            "3:",
+            may_fault!("2b", "3b", "3b"),
+            addr = in(reg) addr,
+            first = out(reg) first,
+            second = out(reg) second,
+            inout("r8") 0_usize => fault,
+            options(nostack, preserves_flags),
+        );
     }
+    match fault {
+        0 => Ok([first, second]),
+        fault => Err(media(region, offset + ((fault & !POISONED).saturating_sub(addr)) as u64, fault)),
+    }
+}
 
-    #[cold]
-    fn media(&self, source: BadSource) -> Fault {
-        bad::note(self.region, self.offset, source);
-        Fault::Media
+// These are given what they need rather than the cell, which then need not be in memory for them.
+
+#[cold]
+#[inline(never)]
+fn store_again<T: Word>(addr: usize, value: T, (region, offset): (&Inner, u64), fault: usize) -> Result<(), Fault> {
+    mend::<T>(region, offset, fault)?;
+    match T::store(addr, value) {
+        0 => Ok(()),
+        fault => Err(media(region, offset, fault)),
     }
+}
+
+#[cold]
+#[inline(never)]
+fn mend<T: Word>(region: &Inner, offset: u64, fault: usize) -> Result<(), Fault> {
+    fault::mend(region, offset, size_of::<T>() as u64, BadSource::of(fault))
+}
+
+#[cold]
+#[inline(never)]
+fn media(region: &Inner, offset: u64, fault: usize) -> Fault {
+    bad::note(region, offset, BadSource::of(fault));
+    Fault::Media
 }

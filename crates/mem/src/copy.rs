@@ -25,6 +25,7 @@ use crate::bad::BadSource;
 use crate::cursor::{MemReader, MemWriter};
 use crate::error::CopyError;
 use crate::fault::may_fault;
+use crate::persist::Stores;
 use stream::{Width, stream, write_back_stored};
 
 pub(crate) use stream::write_back;
@@ -57,7 +58,7 @@ impl Outcome {
 
     /// Whether broken memory reported the fault.
     pub(crate) fn source(self) -> BadSource {
-        if self.fault_address & POISONED != 0 { BadSource::Poison } else { BadSource::Fault }
+        BadSource::of(self.fault_address)
     }
 }
 
@@ -118,53 +119,79 @@ unsafe fn zero_bytes(dst: usize, len: usize) -> Outcome {
 }
 
 /// Moves as many bytes as both sides have. The runs should not overlap: where they do, the destination holds some mix.
-#[inline]
+#[inline(always)]
 pub fn copy(from: &mut MemReader<'_>, to: &mut MemWriter<'_>) -> Result<usize, CopyError> {
     let len = from.remaining().min(to.remaining());
-    if to.streaming || to.write_back.is_some() {
-        return copy_past_caches(from, to, len);
+    if to.stores != Stores::Cached {
+        return past_caches(&from.twin(), &to.twin(), len).account(from, to);
     }
     let outcome = store(from, to, len, false);
     if outcome.left != 0 {
-        return finish(from, to, len, outcome);
+        return finish(&from.twin(), &to.twin(), len, outcome).account(from, to);
     }
-    from.advance(len);
-    to.advance(len);
-    Ok(len)
+    Ended::well(len).account(from, to)
+}
+
+/// How a copy ended. Fits two registers, which a [`Result`] of its parts does not; so cursors whose copy goes well need not
+/// live in memory.
+#[derive(Copy, Clone)]
+struct Ended {
+    moved: usize,
+    fault: Option<Fault>,
+}
+
+impl Ended {
+    #[inline]
+    fn well(moved: usize) -> Ended {
+        Ended { moved, fault: None }
+    }
+
+    #[inline(always)]
+    fn account(self, from: &mut MemReader<'_>, to: &mut MemWriter<'_>) -> Result<usize, CopyError> {
+        from.advance(self.moved);
+        to.advance(self.moved);
+        match self.fault {
+            None => Ok(self.moved),
+            Some(fault) => Err(CopyError { moved: self.moved, fault }),
+        }
+    }
 }
 
 /// [`copy`] towards memory that nobody reads soon or that keeps what it is told, out of the way of copies to other memory.
 #[inline(never)]
-fn copy_past_caches(from: &mut MemReader<'_>, to: &mut MemWriter<'_>, len: usize) -> Result<usize, CopyError> {
-    if let Some(lines) = to.write_back {
-        return copy_back(from, to, len, lines);
+fn past_caches(from: &MemReader<'_>, to: &MemWriter<'_>, len: usize) -> Ended {
+    if let Stores::WrittenBack(lines) = to.stores {
+        return back(from, to, len, lines);
     }
     let outcome = store(from, to, len, len >= NONTEMPORAL_MIN);
     if outcome.left != 0 {
         return finish(from, to, len, outcome);
     }
-    from.advance(len);
-    to.advance(len);
-    Ok(len)
+    Ended::well(len)
 }
 
-/// [`copy`] towards memory whose cache lines must be written back, which is done on the way. `len` is what both sides have.
+/// [`copy`] towards memory whose cache lines must be written back, which is done on the way.
 #[inline]
 pub(crate) fn copy_back(
     from: &mut MemReader<'_>,
     to: &mut MemWriter<'_>,
-    len: usize,
     lines: WriteBack,
 ) -> Result<usize, CopyError> {
+    let len = from.remaining().min(to.remaining());
+    back(from, to, len, lines).account(from, to)
+}
+
+#[inline]
+fn back(from: &MemReader<'_>, to: &MemWriter<'_>, len: usize, lines: WriteBack) -> Ended {
     let streaming = len >= STREAM_BACK_MIN || len >= 64 && to.addr.is_multiple_of(64);
     let outcome = store(from, to, len, streaming);
     if outcome.left != 0 {
-        return finish(from, to, len, outcome);
+        return finish(&from.twin(), &to.twin(), len, outcome);
     }
-    write_back_stored(to.addr, len, streaming, lines).map_err(|fault| not_written_back(to, fault))?;
-    from.advance(len);
-    to.advance(len);
-    Ok(len)
+    match write_back_stored(to.addr, len, streaming, lines) {
+        Ok(()) => Ended::well(len),
+        Err(fault) => not_written_back(&to.twin(), fault),
+    }
 }
 
 /// Stores `len` bytes by the one routine or the other.
@@ -184,23 +211,24 @@ fn store(from: &MemReader<'_>, to: &MemWriter<'_>, len: usize, streaming: bool) 
 /// What is left to do after a fault.
 #[cold]
 #[inline(never)]
-fn finish(from: &mut MemReader<'_>, to: &mut MemWriter<'_>, len: usize, outcome: Outcome) -> Result<usize, CopyError> {
+fn finish(from: &MemReader<'_>, to: &MemWriter<'_>, len: usize, outcome: Outcome) -> Ended {
     let result = after_fault(to, len - outcome.left, len, |to_addr, done, left| {
         // SAFETY: both runs lie in windows (module doc); the bytes before `done` are moved.
         unsafe { move_bytes(to_addr, from.addr + done, left) }
-    })
-    .map_err(|Stopped { moved, fault, source }| CopyError {
-        moved,
-        fault: fault.unwrap_or_else(|| from.load_fault(moved, source)),
     });
-    let moved = result.unwrap_or_else(|error| error.moved);
-    if let Some(lines) = to.write_back {
-        // What came after a fault was stored by the plain routine: its lines are in the caches.
-        write_back(to.addr, moved, lines).map_err(|fault| not_written_back(to, fault))?;
-    }
-    from.advance(moved);
-    to.advance(moved);
-    result
+    let ended = match result {
+        Ok(moved) => Ended::well(moved),
+        Err(Stopped { moved, fault, source }) => {
+            Ended { moved, fault: Some(fault.unwrap_or_else(|| from.load_fault(moved, source))) }
+        }
+    };
+    written_back(to, ended)
+}
+
+/// What the plain routines stored is in the caches.
+fn written_back(to: &MemWriter<'_>, ended: Ended) -> Ended {
+    let Stores::WrittenBack(lines) = to.stores else { return ended };
+    write_back(to.addr, ended.moved, lines).map_or_else(|fault| not_written_back(to, fault), |()| ended)
 }
 
 /// Stores `len` zeroes.
@@ -212,20 +240,17 @@ pub(crate) fn zero(to: &mut MemWriter<'_>, len: usize) -> Result<usize, CopyErro
     let outcome = unsafe { zero_bytes(to.addr, len) };
     #[cfg(feature = "testing")]
     drop(recorded);
-    let result = match outcome.left {
-        0 => Ok(len),
+    let ended = match outcome.left {
+        0 => Ended::well(len),
         left => after_fault(to, len - left, len, |to_addr, _, left| {
             // SAFETY: the run lies in a window (module doc).
             unsafe { zero_bytes(to_addr, left) }
         })
-        .map_err(|Stopped { moved, fault, .. }| CopyError { moved, fault: fault.unwrap_or(Fault::Media) }),
+        .map_or_else(|Stopped { moved, fault, .. }| Ended { moved, fault: fault.or(Some(Fault::Media)) }, Ended::well),
     };
-    let moved = result.unwrap_or_else(|error| error.moved);
-    if let Some(lines) = to.write_back {
-        write_back(to.addr, moved, lines).map_err(|fault| not_written_back(to, fault))?;
-    }
-    to.advance(moved);
-    result
+    let ended = written_back(to, ended);
+    to.advance(ended.moved);
+    ended.fault.map_or(Ok(ended.moved), |fault| Err(CopyError { moved: ended.moved, fault }))
 }
 
 /// Goes on after a fault with the routine that stops at the very byte: mends each page where that can be done, and ends
@@ -257,7 +282,7 @@ fn after_fault(
         // Once for a hole, and once more when that shows the memory to be bad and it may be overwritten.
         let before = mended.take().filter(|(at, _)| *at == page).map_or(0, |(_, times)| times);
         if before > 0 {
-            let media = to.media_fault(moved, source).fault;
+            let media = to.media_fault(moved, source);
             if before > 1 {
                 return Err(stopped(Some(media)));
             }
@@ -269,8 +294,9 @@ fn after_fault(
 
 /// What was stored does not reach the medium.
 #[cold]
-fn not_written_back(to: &MemWriter<'_>, fault: Outcome) -> CopyError {
-    to.media_fault((fault.address() & !63).saturating_sub(to.addr), fault.source())
+fn not_written_back(to: &MemWriter<'_>, fault: Outcome) -> Ended {
+    let fault = to.media_fault((fault.address() & !63).saturating_sub(to.addr), fault.source());
+    Ended { moved: 0, fault: Some(fault) }
 }
 
 /// Orders this thread's non-temporal stores and write-backs before what it stores next (`sfence`). Once per batch,

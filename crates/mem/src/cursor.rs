@@ -2,18 +2,17 @@
 //! Bounded cursors over a window: the only way to name region bytes for a copy.
 
 use std::marker::PhantomData;
-
-use pageless_sys::cpu::WriteBack;
+use std::sync::Arc;
 
 use crate::bad::{self, BadSource};
 use crate::copy;
 use crate::error::{CopyError, Fault};
 use crate::fault;
-use crate::persist::Durability;
+use crate::persist::Stores;
 use crate::region::Inner;
 
 /// Where a cursor is in its region; nowhere for private memory.
-pub(crate) type Place<'k> = Option<(&'k Inner, u64)>;
+pub(crate) type Place<'k> = Option<(&'k Arc<Inner>, u64)>;
 
 /// Reads forward through a window.
 ///
@@ -36,16 +35,20 @@ pub struct MemWriter<'k> {
     pub(crate) addr: usize,
     left: usize,
     place: Place<'k>,
-    pub(crate) streaming: bool,
-    /// What lines are written back with, where that is what stores need.
-    pub(crate) write_back: Option<WriteBack>,
+    pub(crate) stores: Stores,
     not_send: PhantomData<*const u8>,
 }
 
 impl<'k> MemReader<'k> {
     #[inline]
-    pub(crate) fn new(addr: usize, len: usize, region: &'k Inner, offset: u64) -> MemReader<'k> {
+    pub(crate) fn new(addr: usize, len: usize, region: &'k Arc<Inner>, offset: u64) -> MemReader<'k> {
         MemReader { addr, left: len, place: Some((region, offset)), not_send: PhantomData }
+    }
+
+    /// The same once more, to be named by who must not make this one live in memory.
+    #[inline(always)]
+    pub(crate) fn twin(&self) -> MemReader<'k> {
+        MemReader { ..*self }
     }
 
     fn private(buf: &'k [u8]) -> MemReader<'k> {
@@ -81,8 +84,7 @@ impl<'k> MemReader<'k> {
             addr: buf.as_mut_ptr() as usize,
             left: wanted,
             place: None,
-            streaming: false,
-            write_back: None,
+            stores: Stores::Cached,
             not_send: PhantomData,
         };
         let moved = copy::copy(self, &mut to)?;
@@ -101,16 +103,14 @@ impl<'k> MemReader<'k> {
 
 impl<'k> MemWriter<'k> {
     #[inline]
-    pub(crate) fn new(addr: usize, len: usize, region: &'k Inner, offset: u64) -> MemWriter<'k> {
-        let durability = region.backing.durability();
-        MemWriter {
-            addr,
-            left: len,
-            place: Some((region, offset)),
-            streaming: durability.prefers_nontemporal(),
-            write_back: (durability == Durability::Clwb).then(|| region.backing.lines()),
-            not_send: PhantomData,
-        }
+    pub(crate) fn new(addr: usize, len: usize, region: &'k Arc<Inner>, offset: u64, stores: Stores) -> MemWriter<'k> {
+        MemWriter { addr, left: len, place: Some((region, offset)), stores, not_send: PhantomData }
+    }
+
+    /// The same once more, to be named by who must not make this one live in memory.
+    #[inline(always)]
+    pub(crate) fn twin(&self) -> MemWriter<'k> {
+        MemWriter { ..*self }
     }
 
     /// For memory that is a disk rather than somebody's buffer: large copies bypass the caches, since nobody reads it
@@ -119,7 +119,8 @@ impl<'k> MemWriter<'k> {
     #[must_use]
     #[inline]
     pub fn streaming(self) -> MemWriter<'k> {
-        MemWriter { streaming: true, ..self }
+        let stores = if self.stores == Stores::Cached { Stores::Streaming } else { self.stores };
+        MemWriter { stores, ..self }
     }
 
     /// Bytes left.
@@ -167,16 +168,16 @@ impl<'k> MemWriter<'k> {
     pub(crate) fn mend(&self, ahead: usize, left: usize, source: BadSource) -> Result<(), Fault> {
         let (region, offset) = self.place.ok_or(Fault::Media)?;
         // The bad frame of a buffer has other users, who would not see the new one.
-        let left = if self.streaming { left } else { 0 };
+        let left = if self.stores == Stores::Cached { 0 } else { left };
         fault::mend(region, offset + ahead as u64, left as u64, source)
     }
 
     /// The medium does not take what is stored `ahead` bytes on.
     #[cold]
-    pub(crate) fn media_fault(&self, ahead: usize, source: BadSource) -> CopyError {
+    pub(crate) fn media_fault(&self, ahead: usize, source: BadSource) -> Fault {
         if let Some((region, offset)) = self.place {
             bad::note(region, offset + ahead as u64, source);
         }
-        CopyError { moved: 0, fault: Fault::Media }
+        Fault::Media
     }
 }

@@ -205,6 +205,12 @@ impl Touched {
         Ok(())
     }
 
+    /// Whether there is any in the current section.
+    #[inline]
+    pub(crate) fn any(&self) -> bool {
+        self.any.get()
+    }
+
     #[cold]
     fn leave(&self) {
         self.any.set(false);
@@ -232,7 +238,7 @@ impl Touched {
 impl Drop for Online<'_> {
     #[inline]
     fn drop(&mut self) {
-        if self.touched().any.get() {
+        if self.touched().any() {
             self.touched().leave();
         }
     }

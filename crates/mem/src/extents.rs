@@ -76,18 +76,28 @@ impl Extents {
         if self.region.backing.extent_source() == Sparse::Dense {
             return Extent::Data(len);
         }
+        match self.remembered(offset) {
+            Some((_, end)) => Extent::Data(len.min(end - offset)),
+            None => self.look_up(offset, len),
+        }
+    }
+
+    /// Whether all of `[offset, offset + len)` is known to be data, without asking anybody.
+    #[inline]
+    pub fn known_data(&mut self, offset: u64, len: u64) -> bool {
+        self.region.backing.extent_source() == Sparse::Dense
+            || self.remembered(offset).is_some_and(|(_, end)| len <= end - offset)
+    }
+
+    /// The run of data around `offset`, if it was asked for lately.
+    #[inline]
+    fn remembered(&mut self, offset: u64) -> Option<(u64, u64)> {
         let punches = self.region.punches.load(Ordering::Acquire);
         if punches != self.punches {
             self.punches = punches;
             self.data.clear();
         }
-        if let Some((start, end)) = self.data.get(self.last).copied()
-            && start <= offset
-            && offset < end
-        {
-            return Extent::Data(len.min(end - offset));
-        }
-        self.look_up(offset, len)
+        self.data.get(self.last).copied().filter(|(start, end)| (*start..*end).contains(&offset))
     }
 
     #[cold]

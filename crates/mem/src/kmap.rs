@@ -3,9 +3,9 @@
 
 use std::marker::PhantomData;
 
-use crate::cell::Cell;
+use crate::cell::{self, Cell};
 use crate::cursor::{MemReader, MemWriter};
-use crate::persist;
+use crate::persist::{self, Stores};
 use crate::table::Resolved;
 use crate::{Access, Fault};
 
@@ -71,7 +71,8 @@ impl<'o> Kmap<'o> {
     #[inline]
     pub fn writer(&self) -> MemWriter<'_> {
         assert!(self.access == Access::Write, "the window was opened for reading");
-        MemWriter::new(self.at.addr, self.at.len, self.at.region, self.at.offset)
+        let stores = self.at.stores.unwrap_or(Stores::Cached);
+        MemWriter::new(self.at.addr, self.at.len, self.at.region, self.at.offset, stores)
     }
 
     /// The aligned word of `T` (`u8`, `u16`, `u32`, `u64`) at byte `offset`; `None` outside the window or misaligned.
@@ -81,6 +82,19 @@ impl<'o> Kmap<'o> {
         let addr = self.at.addr + offset;
         (addr.is_multiple_of(size_of::<T>()) && end > 0)
             .then(|| Cell::new(addr, self.access, self.at.region, self.at.offset + offset as u64))
+    }
+
+    /// Two words side by side, from byte `offset` on, each read once (acquire): torn where it is not aligned and others store to
+    /// it meanwhile.
+    ///
+    /// # Errors
+    /// [`Fault::Gone`] outside the window, [`Fault::Media`] where one cannot be read.
+    #[inline]
+    pub fn load_pair(&self, offset: usize) -> Result<[u64; 2], Fault> {
+        if offset.checked_add(16).is_none_or(|end| end > self.at.len) {
+            return Err(Fault::Gone);
+        }
+        cell::load_pair(self.at.addr + offset, self.at.region, self.at.offset + offset as u64)
     }
 
     /// Writes the cache lines of these bytes back, where that is what stores to this memory need

@@ -147,6 +147,13 @@ impl Online<'_> {
         Ok(Kmap::new(self.resolve(range, access)?, access))
     }
 
+    /// A window to be read, for looking ahead: `None` where there is none, and on memory that has to be [told](Reader::confirm) of
+    /// whoever touches it.
+    #[inline]
+    pub fn peek(&self, range: PhysRange) -> Option<Kmap<'_>> {
+        self.table.resolve_plain(range, self.hints).map(|at| Kmap::new(at, Access::Read))
+    }
+
     /// Takes the bytes out for the kernel or a device: they are in flight until the returned owner is dropped.
     pub fn pin(&self, ranges: &[PhysRange], access: Access) -> Result<Inflight, Fault> {
         pin::pin(self, ranges, access)
@@ -182,6 +189,15 @@ impl Online<'_> {
         if let Ok(region) = self.table.region_of(range) {
             region.set_short_pin(verdict);
         }
+    }
+
+    /// Whether memory of a device was touched: then end the section, and [`Reader::confirm`] what it moved.
+    #[inline]
+    pub fn touched_device(&self) -> bool {
+        #[cfg(feature = "pmem-io")]
+        return self.hints.touched.any();
+        #[cfg(not(feature = "pmem-io"))]
+        false
     }
 
     /// The thread whose section it is.

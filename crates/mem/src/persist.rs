@@ -24,6 +24,7 @@ mod domain;
 mod flusher;
 
 use pageless_sys::Error as SysError;
+use pageless_sys::cpu::WriteBack;
 
 use crate::bad;
 use crate::copy;
@@ -50,11 +51,15 @@ pub enum Durability {
     Msync,
 }
 
-impl Durability {
-    /// Whether copies towards the memory should bypass the caches.
-    pub(crate) fn prefers_nontemporal(self) -> bool {
-        matches!(self, Durability::Clwb | Durability::Fence)
-    }
+/// What becomes of what a copy stores.
+#[derive(Debug, Copy, Clone, PartialEq, Eq)]
+pub(crate) enum Stores {
+    /// It stays in the caches, where somebody may read it.
+    Cached,
+    /// Nobody reads it soon: much of it goes past the caches.
+    Streaming,
+    /// As that, and lines that are in the caches are written back.
+    WrittenBack(WriteBack),
 }
 
 /// What a deep flush had to do.
@@ -77,9 +82,8 @@ pub enum DeepFlush {
 /// [`Flusher`] is told.
 #[inline]
 pub fn copy_persist(from: &mut MemReader<'_>, to: &mut MemWriter<'_>) -> Result<usize, CopyError> {
-    let Some(lines) = to.write_back else { return copy_and_sync(from, to) };
-    let len = from.remaining().min(to.remaining());
-    let result = copy::copy_back(from, to, len, lines);
+    let Stores::WrittenBack(lines) = to.stores else { return copy_and_sync(from, to) };
+    let result = copy::copy_back(from, to, lines);
     fence();
     result
 }

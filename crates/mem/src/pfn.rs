@@ -90,12 +90,16 @@ impl PhysRange {
     /// `len` bytes from `offset` in frame `pfn`. `None` when the offset is no offset in a frame, there are no bytes,
     /// or they leave the frame space.
     pub fn new(pfn: Pfn, offset: u32, len: u32) -> Option<PhysRange> {
-        if u64::from(offset) >= FRAME_SIZE || len == 0 {
-            return None;
-        }
-        let range = PhysRange { pfn, offset, len };
         // 2^64 itself would be an end too, but no region reaches it.
-        range.byte_address().checked_add(u64::from(len)).map(|_| range)
+        let in_frame = u64::from(offset) < FRAME_SIZE;
+        in_frame.then(|| PhysRange::from_byte((pfn.0 << FRAME_SHIFT) + u64::from(offset), len)).flatten()
+    }
+
+    /// `len` bytes from this byte of the frame space on. `None` when there are none, or they leave it.
+    #[inline]
+    pub fn from_byte(byte: u64, len: u32) -> Option<PhysRange> {
+        let exists = len > 0 && byte.checked_add(len.into()).is_some();
+        exists.then(|| PhysRange::at(byte, len))
     }
 
     /// From a byte position in the frame space, which the caller knows to lie in a region.

@@ -7,6 +7,7 @@ mod directory;
 use std::cell::Cell;
 use std::sync::Arc;
 
+use crate::persist::Stores;
 use crate::pfn::{FRAME_SIZE, PhysRange};
 use crate::region::Inner;
 use crate::{Access, Error, Fault};
@@ -32,7 +33,8 @@ pub(crate) struct Entry {
     plain: u64,
     /// First virtual address.
     addr: usize,
-    writable: bool,
+    /// What becomes of stores; `None` where none are allowed.
+    stores: Option<Stores>,
     region: Arc<Inner>,
 }
 
@@ -44,6 +46,8 @@ pub(crate) struct Resolved<'t> {
     /// Byte offset in the region.
     pub(crate) offset: u64,
     pub(crate) region: &'t Arc<Inner>,
+    /// What becomes of stores, where they are allowed.
+    pub(crate) stores: Option<Stores>,
 }
 
 /// Out of the way of the copies that are allowed.
@@ -134,15 +138,24 @@ impl RegionTable {
             Some(entry) if entry.holds(byte, len) => entry,
             _ => self.search(range, access, hints)?,
         };
-        if access == Access::Write && !entry.writable {
-            return Err(read_only());
-        }
-        let offset = byte - entry.start;
-        #[expect(clippy::cast_possible_truncation, reason = "an offset in a mapping fits the address it is added to")]
-        let addr = entry.addr + offset as usize;
-        Ok(Resolved { addr, len: len as usize, offset, region: &entry.region })
+        entry.resolved(byte, len, access)
     }
 
+    /// The memory behind a range of frames, to be read, where that is memory that needs nothing but its address.
+    #[inline]
+    pub(crate) fn resolve_plain(&self, range: PhysRange, hints: &Hints) -> Option<Resolved<'_>> {
+        let (byte, len, last) = (range.byte_address(), range.len(), hints.last(Access::Read));
+        let entry = match self.entries.get(last.get() as usize) {
+            Some(entry) if entry.holds(byte, len) => entry,
+            _ => {
+                let index = self.find(byte)?;
+                let found = self.entries.get(index as usize).filter(|entry| entry.holds(byte, len))?;
+                last.set(index);
+                found
+            }
+        };
+        entry.resolved(byte, len, Access::Read).ok()
+    }
     /// The entry that holds these bytes. Out of line, so that the last hit stays short; memory of devices and
     /// memory with bad frames, which are never a last hit, are seen to here.
     #[cold]
@@ -155,7 +168,7 @@ impl RegionTable {
             return Err(Fault::Gone);
         }
         #[cfg(feature = "pmem-io")]
-        if entry.plain == 0 && (access == Access::Read || entry.writable) {
+        if entry.plain == 0 && (access == Access::Read || entry.stores.is_some()) {
             if entry.region.backing.device().is_some() {
                 hints.touched.enter(&entry.region, access)?;
             } else if entry.region.bad.refuses(range.byte_address() - entry.start, u64::from(range.len())) {
@@ -186,7 +199,7 @@ fn insert(mut entries: Vec<Entry>, region: Arc<Inner>, len: u64) -> Vec<Entry> {
         #[cfg(not(feature = "pmem-io"))]
         plain: len,
         addr: region.addr(),
-        writable: region.backing.writable(),
+        stores: region.backing.writable().then(|| region.backing.stores()),
         region,
     };
     let at = entries.partition_point(|other| other.start < entry.start);
@@ -198,6 +211,18 @@ impl Entry {
     fn has(&self, range: PhysRange) -> bool {
         let offset = range.byte_address().wrapping_sub(self.start);
         offset < self.len && u64::from(range.len()) <= self.len - offset
+    }
+
+    /// Where bytes that it [holds](Entry::holds) are.
+    #[inline]
+    fn resolved(&self, byte: u64, len: u32, access: Access) -> Result<Resolved<'_>, Fault> {
+        if access == Access::Write && self.stores.is_none() {
+            return Err(read_only());
+        }
+        let offset = byte - self.start;
+        #[expect(clippy::cast_possible_truncation, reason = "an offset in a mapping fits the address it is added to")]
+        let addr = self.addr + offset as usize;
+        Ok(Resolved { addr, len: len as usize, offset, region: &self.region, stores: self.stores })
     }
 
     /// As [`Entry::has`], and nothing else is to be done.

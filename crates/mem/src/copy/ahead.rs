@@ -8,11 +8,12 @@
 
 use std::arch::global_asm;
 
-use super::{Outcome, copy, finish};
+use super::{Ended, Outcome, copy, finish};
 use crate::cursor::{MemReader, MemWriter};
 use crate::error::CopyError;
 use crate::fault::may_fault;
 use crate::kmap::Kmap;
+use crate::persist::Stores;
 #[cfg(feature = "testing")]
 use crate::testing::record;
 
@@ -81,11 +82,14 @@ unsafe extern "C" {
 }
 
 /// As [`copy()`](fn@copy), and has what `next` shows fetched meanwhile. Of `next` nothing is read, and it never faults.
-#[inline]
+#[inline(always)]
 pub fn copy_ahead(from: &mut MemReader<'_>, to: &mut MemWriter<'_>, next: &Kmap<'_>) -> Result<usize, CopyError> {
     let len = from.remaining().min(to.remaining());
-    let plain = !to.streaming && to.write_back.is_none();
-    if !plain || next.len() < len || !PACED.contains(&len) || !std::arch::is_x86_feature_detected!("avx") {
+    if to.stores != Stores::Cached
+        || next.len() < len
+        || !PACED.contains(&len)
+        || !std::arch::is_x86_feature_detected!("avx")
+    {
         next.prefetch();
         return copy(from, to);
     }
@@ -95,10 +99,9 @@ pub fn copy_ahead(from: &mut MemReader<'_>, to: &mut MemWriter<'_>, next: &Kmap<
     let outcome = unsafe { pageless_mem_ahead(to.addr, from.addr, len, next.addr()) };
     #[cfg(feature = "testing")]
     drop(recorded);
-    if outcome.left == 0 {
-        from.advance(len);
-        to.advance(len);
-        return Ok(len);
+    match outcome.left {
+        0 => Ended::well(len),
+        _ => finish(&from.twin(), &to.twin(), len, outcome),
     }
-    finish(from, to, len, outcome)
+    .account(from, to)
 }

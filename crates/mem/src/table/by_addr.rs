@@ -78,7 +78,7 @@ impl ByAddr {
 
 impl Place {
     fn of(entry: &Entry) -> Place {
-        Place { addr: entry.addr as u64, len: entry.len, start: entry.start, writable: entry.writable }
+        Place { addr: entry.addr as u64, len: entry.len, start: entry.start, writable: entry.stores.is_some() }
     }
 
     /// First address, and the one past the last.
