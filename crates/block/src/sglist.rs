@@ -124,11 +124,7 @@ impl ScatterList {
     pub fn slice(&self, offset: u64, len: u64) -> ScatterList {
         let mut cursor = ListCursor::default();
         cursor.skip(self, offset);
-        let mut part = ScatterList::new();
-        while let Some(range) = cursor.take(self, len - part.bytes) {
-            part.push(range);
-        }
-        part
+        cursor.up_to(self, len).collect()
     }
 }
 
@@ -212,11 +208,19 @@ impl ListCursor {
         }
     }
 
+    /// The contiguous parts of the next `bytes`, or of what is left of the list: moves past each as it is taken.
+    #[inline]
+    pub fn up_to(&mut self, list: &ScatterList, mut bytes: u64) -> impl Iterator<Item = PhysRange> {
+        std::iter::from_fn(move || {
+            let range = self.take(list, bytes)?;
+            bytes -= u64::from(range.len());
+            Some(range)
+        })
+    }
+
     /// Moves `bytes` on, or to the end of the list.
-    pub fn skip(&mut self, list: &ScatterList, mut bytes: u64) {
-        while let Some(passed) = self.take(list, bytes) {
-            bytes -= u64::from(passed.len());
-        }
+    pub fn skip(&mut self, list: &ScatterList, bytes: u64) {
+        self.up_to(list, bytes).for_each(drop);
     }
 }
 

@@ -8,6 +8,7 @@ use pageless_block::{
     Why, open_checked,
 };
 use pageless_drivers::{NullDisk, PmemDisk, RamDisk};
+use pageless_mem::testing::device_says;
 use pageless_mem::{Backing, FileOptions, Memory, Region};
 use pageless_testkit::regions::{Kind, TempPath};
 use pageless_testkit::{Blocking, Config, Error, Fault, Faulty, Narrow, TestFrames, TestRegion, What, conformance};
@@ -261,6 +262,83 @@ fn a_batch_is_done_in_order_and_a_full_queue_says_so() {
         assert!(out.iter().all(|completion: &Completion| completion.status.is_ok()));
         assert_eq!((queue.in_flight(), queue.poll(&mut out).unwrap()), (0, 0));
         frames.put(&frames.range(0, 8).into(), &[0; 8]).unwrap();
+    }
+}
+
+/// What is executed together ends, and moves bytes, as it would one after the other.
+#[test]
+fn a_batch_ends_each_request_as_it_would_alone() {
+    let memory = Memory::new().unwrap();
+    let gone = TestFrames::new(&memory, 4096).unwrap().range(0, 4096);
+    let run = |together: bool| {
+        let made = Kind::Tmpfs.make(&memory, 4 * MIB).unwrap();
+        let disk = RamDisk::new(&memory, made.region().clone(), "tmpfs");
+        let mut frames = TestFrames::new(&memory, 4 * MIB).unwrap();
+        let pattern: Vec<u8> = (0..2 * MIB).map(|at| (at / 512 * 7 + at) as u8).collect();
+        frames.put(&frames.range(0, 2 * MIB as u32).into(), &pattern).unwrap();
+        let mut queue = open_checked(&disk).unwrap();
+        Blocking::new(&disk).unwrap().write(0, frames.range(0, 2 * MIB as u32)).unwrap();
+        fs::OpenOptions::new().write(true).open(made.path().unwrap()).unwrap().set_len(3 * MIB / 2).unwrap();
+        let at = |place: u64, len: u32| frames.range(2 * MIB + place * 8192, len);
+        let several: ScatterList = [at(20, 512), at(21, 1024), at(22, 512)].into_iter().collect();
+        let broken: ScatterList = [at(23, 512), gone, at(24, 512)].into_iter().collect();
+        let bios = [
+            Bio::read(Sector(8), at(0, 4096), 0),
+            Bio::read(Sector(16), several.clone(), 1),
+            Bio::read(Sector(3072 - 2), at(2, 4096), 2),
+            Bio::read(Sector(24), at(3, 512), 3),
+            Bio::write(Sector(24), frames.range(512, 4096), 4),
+            Bio::read(Sector(24), at(5, 8192), 5),
+            Bio::read(Sector(32), gone, 6),
+            Bio::write(Sector(40), gone, 7),
+            Bio::read(Sector(40), broken.clone(), 8),
+            Bio::write(Sector(48), broken, 9),
+            Bio::write(Sector(56), several, 10).with_flags(Flags::FUA),
+            Bio::read(Sector(48), at(11, 8192), 11),
+            Bio::write_zeroes(Sector(64), 8192, 12),
+            Bio::read(Sector(64), at(13, 512), 13),
+            Bio::read(Sector(56), at(14, 8192), 14),
+            Bio::read(Sector(0), frames.range(3 * MIB, MIB as u32), 15),
+            Bio::read(Sector(8), at(16, 4096), 16),
+        ];
+        let mut out = Vec::new();
+        for bio in bios {
+            queue.submit(bio).unwrap();
+            if !together {
+                queue.poll(&mut out).unwrap();
+            }
+        }
+        queue.poll(&mut out).unwrap();
+        drop(queue);
+        let medium = fs::read(made.path().unwrap()).unwrap();
+        (out, frames.get(&frames.range(2 * MIB, 2 * MIB as u32).into()).unwrap(), medium)
+    };
+    let (together, alone) = (run(true), run(false));
+    assert_eq!(together.0, alone.0);
+    assert!(together.1 == alone.1 && together.2 == alone.2, "other bytes");
+    let failed: Vec<_> = together.0.iter().filter(|end| !end.status.is_ok()).map(|end| (end.tag, end.done)).collect();
+    assert_eq!(failed, [(2, 1024), (6, 0), (7, 0), (8, 512), (9, 512)]);
+}
+
+/// Whether memory of a device can be trusted is asked after each request that touched some, and only that one fails.
+#[test]
+fn of_a_batch_the_request_fails_whose_frames_cannot_be_trusted() {
+    let memory = Memory::new().unwrap();
+    let disk = ram(&memory, MIB);
+    Blocking::new(&disk).unwrap().write(0, TestFrames::new(&memory, MIB).unwrap().range(0, MIB as u32)).unwrap();
+    let device = memory.register(Backing::memfd(65536).unwrap().of_device()).unwrap();
+    let (device, plain) = (TestFrames::of(&memory, device), TestFrames::new(&memory, 65536).unwrap());
+    for make in [Bio::read as fn(Sector, ScatterList, u64) -> Bio, Bio::write] {
+        let mut queue = open_checked(&disk).unwrap();
+        for tag in 0..9 {
+            let frames = if tag % 3 == 1 { &device } else { &plain };
+            queue.submit(make(Sector(8 * tag), frames.range(4096 * tag, 4096).into(), tag)).unwrap();
+        }
+        device_says(device.region(), [Ok(()), Err(pageless_mem::Fault::Media)]);
+        let mut out = Vec::new();
+        queue.poll(&mut out).unwrap();
+        let failed: Vec<u64> = out.iter().filter(|end| !end.status.is_ok()).map(|end| end.tag).collect();
+        assert_eq!((out.len(), failed), (9, vec![4]));
     }
 }
 

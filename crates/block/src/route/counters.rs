@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use pageless_sys::Errno;
 
 use super::{Route, Why};
+use crate::Completion;
 
 /// Reasons remembered, at most.
 const MOST_REASONS: usize = 16;
@@ -49,9 +50,22 @@ impl RouteCounters {
     /// Counts a transfer that went this way. One that moved nothing ([`Route::None`]) is none.
     #[inline]
     pub fn count(&self, route: Route, bytes: u64) {
+        self.count_several(route, 1, bytes);
+    }
+
+    /// Counts what came back of a device.
+    #[inline]
+    pub fn count_all(&self, completions: &[Completion]) {
+        for same in completions.chunk_by(|one, next| one.route == next.route) {
+            self.count_several(same[0].route, same.len() as u64, same.iter().map(|one| one.done).sum());
+        }
+    }
+
+    #[inline]
+    fn count_several(&self, route: Route, count: u64, bytes: u64) {
         let Some(at) = index(route) else { return };
         let (transfers, sum) = &self.went[at];
-        add(transfers, 1);
+        add(transfers, count);
         add(sum, bytes);
         if let Some(why) = route.why() {
             self.note(pack(at, why));

@@ -18,6 +18,9 @@ const DEPTH: usize = 256;
 /// Bytes moved in one online section, at most: a revocation waits for its end.
 const SECTION: u64 = 1 << 20;
 
+/// Copies in one online section, at most.
+const TOGETHER: usize = 32;
+
 /// Which way bytes go, whatever frames they go to: opening a window checks those.
 const ROUTE: Route = Reach::of_memory(Why::MemoryDisk).best();
 
@@ -31,26 +34,9 @@ pub(super) struct MemoryQueue {
 impl MemoryQueue {
     pub(super) fn new(reader: Reader, region: Region) -> MemoryQueue {
         let (extents, flusher) = (region.extents(), region.flusher());
-        MemoryQueue { pending: Vec::new(), reader, medium: Medium { region, extents, flusher } }
-    }
-
-    /// Asks for the first line of whatever is read, so that the CPU translates the addresses of many pages side by side. Asked for
-    /// between two copies, each would be waited for; and more lines at once than it has buffers for would be as well.
-    #[inline]
-    fn find_sources(&mut self) {
-        let Medium { region, .. } = &self.medium;
         // A window on memory of a device may have to wait for it.
-        if self.pending.len() < 2 || matches!(region.kind(), MemKind::DmaBuf | MemKind::Bar) {
-            return;
-        }
-        let online = self.reader.online();
-        for bio in self.pending.iter().filter(|bio| bio.op == Op::Read) {
-            if let Some(first) = region.range(bio.sector.bytes(), 1)
-                && let Ok(window) = online.kmap(first, Access::Read)
-            {
-                window.prefetch_at(0);
-            }
-        }
+        let device = matches!(region.kind(), MemKind::DmaBuf | MemKind::Bar);
+        MemoryQueue { pending: Vec::new(), reader, medium: Medium { region, device, extents, flusher } }
     }
 }
 
@@ -65,10 +51,18 @@ impl Queue for MemoryQueue {
 
     fn poll(&mut self, out: &mut Vec<Completion>) -> Result<usize, Error> {
         let count = self.pending.len();
-        self.find_sources();
-        for (index, bio) in self.pending.iter().enumerate() {
-            let next = self.pending.get(index + 1);
-            out.push(self.medium.execute(&mut self.reader, bio, next));
+        let mut rest = self.pending.as_slice();
+        while let [bio, after @ ..] = rest {
+            let (medium, reader) = (&mut self.medium, &mut self.reader);
+            let copied = match after {
+                [] => medium.copy_together::<1>(reader, rest, out),
+                _ => medium.copy_together::<TOGETHER>(reader, rest, out),
+            };
+            rest = &rest[copied..];
+            if copied == 0 {
+                out.push(medium.execute(reader, bio, after.first()));
+                rest = after;
+            }
         }
         if count > 0 {
             persist::fence();
@@ -90,18 +84,96 @@ impl Queue for MemoryQueue {
 #[derive(Debug)]
 struct Medium {
     region: Region,
+    /// Whether it is memory of a device.
+    device: bool,
     extents: Extents,
     flusher: Flusher,
 }
 
 impl Medium {
+    /// Executes the first bios in one section, as far as they are copies of which nothing is to be asked of the kernel; says how
+    /// many those were.
+    ///
+    /// What all of them copy from is looked up first, and its first lines asked for, so that the CPU translates the addresses of
+    /// many pages side by side. Asked for between two copies, each would be waited for; and more lines at once than it has buffers
+    /// for would be as well.
+    #[inline]
+    fn copy_together<const MOST: usize>(
+        &mut self,
+        reader: &mut Reader,
+        bios: &[Bio],
+        out: &mut Vec<Completion>,
+    ) -> usize {
+        let online = reader.online();
+        let mut sources = [const { None }; MOST];
+        let mut room = SECTION;
+        let mut count = 0;
+        for (bio, source) in bios.iter().zip(&mut sources) {
+            room = room.saturating_sub(bio.len);
+            if room == 0 || !self.is_copy(bio) {
+                break;
+            }
+            *source = self.source(&online, bio);
+            let Some(window) = source else { break };
+            window.prefetch_at(0);
+            count += 1;
+        }
+        let mut done = 0;
+        while done < count {
+            let bio = &bios[done];
+            let section = Section { online: &online, done: 0 };
+            let ahead = sources.get(done + 1).and_then(Option::as_ref);
+            let moved = match &sources[done] {
+                Some(from) if bio.op == Op::Read => section.read(from, bio.data.iter(), ahead),
+                first => match self.region.range(bio.sector.bytes(), bio.len) {
+                    Some(media) => section.write(media, first.as_ref(), bio.data.iter(), ahead),
+                    None => Err(nothing_done(Fault::Gone)),
+                },
+            };
+            out.push(completion(bio, moved.map(drop), ROUTE));
+            done += 1;
+            // So what is confirmed below is the last bio's.
+            if online.touched_device() {
+                break;
+            }
+        }
+        drop(online);
+        if let Err(stopped) = confirm(reader)
+            && let Some(last) = out.last_mut().filter(|last| last.status.is_ok())
+        {
+            *last = completion(&bios[done - 1], Err(stopped), ROUTE);
+        }
+        done
+    }
+
+    /// Whether a bio is nothing but a copy, and of known data.
+    #[inline]
+    fn is_copy(&mut self, bio: &Bio) -> bool {
+        match bio.op {
+            _ if self.device => false,
+            Op::Read => self.extents.known_data(bio.sector.bytes(), bio.len),
+            Op::Write => !bio.wants_fua(),
+            _ => false,
+        }
+    }
+
+    /// What `bio` copies from, or the first of it. What cannot be looked at is found out when its turn comes.
+    #[inline(always)]
+    fn source<'o>(&self, online: &'o Online<'_>, bio: &Bio) -> Option<Kmap<'o>> {
+        online.peek(match bio.op {
+            Op::Read => self.region.range(bio.sector.bytes(), bio.len)?,
+            Op::Write => *bio.data.as_slice().first()?,
+            _ => return None,
+        })
+    }
+
     /// Executes `bio`, and has the first lines of `next` fetched meanwhile.
     #[inline]
     fn execute(&mut self, reader: &mut Reader, bio: &Bio, next: Option<&Bio>) -> Completion {
         let (result, route) = match bio.op {
             Op::Read | Op::Write => {
-                let moved = self.transfer(reader, bio, next).and_then(|()| self.confirm(reader, bio));
-                (moved, ROUTE)
+                let moved = self.transfer(reader, bio, next);
+                (moved.and(confirm(reader)), ROUTE)
             }
             Op::Flush => (self.flusher.flush().map_err(nothing_done), Route::None),
             Op::Discard => (self.region.punch(bio.sector.bytes(), bio.len).map_err(nothing_done), Route::None),
@@ -116,30 +188,7 @@ impl Medium {
             Ok(()) if bio.wants_fua() => self.flusher.persist(bio.sector.bytes(), bio.len).map_err(nothing_done),
             result => result,
         };
-        let (status, done) = match result {
-            Ok(()) => (Status::Ok, bio.len),
-            Err(stopped) => (Status::from(stopped.fault), stopped.done),
-        };
-        Completion { tag: bio.tag, status, done, route }
-    }
-
-    /// A copy from or to memory of a device that went away "works": whether it was one.
-    #[inline]
-    fn confirm(&self, reader: &mut Reader, bio: &Bio) -> Result<(), Stopped> {
-        match reader.confirm() {
-            Ok(()) => Ok(()),
-            Err(fault) => self.blame(reader, bio, fault),
-        }
-    }
-
-    /// What was looked at ahead for the next bio is not this one's fault.
-    #[cold]
-    fn blame(&self, reader: &mut Reader, bio: &Bio, fault: Fault) -> Result<(), Stopped> {
-        let online = reader.online();
-        let gone = |range| online.kmap(range, Access::Read).is_err();
-        let media = self.region.range(bio.sector.bytes(), bio.len);
-        let ours = fault != Fault::Gone || media.into_iter().chain(&bio.data).any(gone);
-        if ours { Err(nothing_done(fault)) } else { Ok(()) }
+        completion(bio, result, route)
     }
 
     /// `None`: only by storing zero after zero, which the submitter does not want.
@@ -162,18 +211,39 @@ impl Medium {
             let len = (bio.len - done).min(SECTION);
             // Asked before going online, since it may ask the kernel. Writes do not care what is there.
             let extent = if bio.op == Op::Read { self.extents.next(offset, len) } else { Extent::Data(len) };
-            let section = Section { online: reader.online(), bio, done };
-            let ahead = next.take().and_then(|next| section.source(&self.region, next));
+            let online = reader.online();
+            let section = Section { online: &online, done };
+            let ahead = next.take().and_then(|next| self.source(&online, next));
+            let ranges = frames.up_to(&bio.data, extent.len());
             done = match extent {
-                Extent::Hole(len) => section.zeroes(&mut frames, len)?,
+                Extent::Hole(_) => section.zeroes(ranges)?,
                 Extent::Data(len) => {
                     let media = self.region.range(offset, len).ok_or(Stopped { done, fault: Fault::Gone })?;
-                    section.copy(&mut frames, media, ahead)?
+                    if bio.op == Op::Read {
+                        section.read(&section.open(media, Access::Read, done)?, ranges, ahead.as_ref())?
+                    } else {
+                        section.write(media, None, ranges, ahead.as_ref())?
+                    }
                 }
             };
         }
         Ok(())
     }
+}
+
+/// A copy from or to memory of a device that went away "works": whether it was one.
+#[inline]
+fn confirm(reader: &mut Reader) -> Result<(), Stopped> {
+    reader.confirm().map_err(nothing_done)
+}
+
+#[inline]
+fn completion(bio: &Bio, result: Result<(), Stopped>, route: Route) -> Completion {
+    let (status, done) = match result {
+        Ok(()) => (Status::Ok, bio.len),
+        Err(stopped) => (Status::from(stopped.fault), stopped.done),
+    };
+    Completion { tag: bio.tag, status, done, route }
 }
 
 fn nothing_done(fault: Fault) -> Stopped {
@@ -182,63 +252,78 @@ fn nothing_done(fault: Fault) -> Stopped {
 
 /// The part of a transfer that is done in one online section.
 struct Section<'a> {
-    online: Online<'a>,
-    bio: &'a Bio,
-    /// Bytes done in the sections before.
+    online: &'a Online<'a>,
+    /// Bytes of the bio done in the sections before.
     done: u64,
 }
 
 impl Section<'_> {
-    /// Moves the bytes of `media` from or to the frames, has what `ahead` shows fetched meanwhile, and says how much of the
-    /// bio is then done.
-    #[inline]
-    fn copy(&self, frames: &mut ListCursor, media: PhysRange, mut ahead: Option<Kmap<'_>>) -> Result<u64, Stopped> {
-        let mut run = |from: &mut MemReader<'_>, to: &mut MemWriter<'_>| match ahead.take() {
-            Some(next) => copy_ahead(from, to, &next),
-            None => copy(from, to),
-        };
+    /// Moves the bytes of `from` to the frames, has what `ahead` shows fetched meanwhile, and says how much of the bio is then done.
+    #[inline(always)]
+    fn read(
+        &self,
+        from: &Kmap<'_>,
+        frames: impl Iterator<Item = PhysRange>,
+        mut ahead: Option<&Kmap<'_>>,
+    ) -> Result<u64, Stopped> {
         let mut done = self.done;
-        let end = done + u64::from(media.len());
-        let stop = |done, fault| Stopped { done, fault };
-        if self.bio.op == Op::Read {
-            let window = self.online.kmap(media, Access::Read).map_err(|fault| stop(done, fault))?;
-            let mut from = window.reader();
-            while let Some(range) = frames.take(&self.bio.data, end - done) {
-                let window = self.online.kmap(range, Access::Write).map_err(|fault| stop(done, fault))?;
-                done += moved(run(&mut from, &mut window.writer()), done)?;
-            }
-        } else {
-            let window = self.online.kmap(media, Access::Write).map_err(|fault| stop(done, fault))?;
-            let mut to = window.writer().streaming();
-            while let Some(range) = frames.take(&self.bio.data, end - done) {
-                let window = self.online.kmap(range, Access::Read).map_err(|fault| stop(done, fault))?;
-                done += moved(run(&mut window.reader(), &mut to), done)?;
-            }
+        let mut from = from.reader();
+        for range in frames {
+            let window = self.open(range, Access::Write, done)?;
+            done += moved(move_on(&mut from, &mut window.writer(), ahead.take()), done)?;
         }
         Ok(done)
     }
 
-    /// Fills `len` bytes of the frames with zeroes, which is what a hole reads as, without touching the hole.
-    fn zeroes(&self, frames: &mut ListCursor, len: u64) -> Result<u64, Stopped> {
+    /// Moves the bytes of the frames to `media`. Of them `first` is a window that is already open.
+    #[inline]
+    fn write(
+        &self,
+        media: PhysRange,
+        mut first: Option<&Kmap<'_>>,
+        frames: impl Iterator<Item = PhysRange>,
+        mut ahead: Option<&Kmap<'_>>,
+    ) -> Result<u64, Stopped> {
         let mut done = self.done;
-        let end = done + len;
-        while let Some(range) = frames.take(&self.bio.data, end - done) {
-            let window = self.online.kmap(range, Access::Write).map_err(|fault| Stopped { done, fault })?;
+        let to = self.open(media, Access::Write, done)?;
+        let mut to = to.writer().streaming();
+        for range in frames {
+            let opened;
+            let from = match first.take() {
+                Some(window) => window,
+                None => {
+                    opened = self.open(range, Access::Read, done)?;
+                    &opened
+                }
+            };
+            done += moved(move_on(&mut from.reader(), &mut to, ahead.take()), done)?;
+        }
+        Ok(done)
+    }
+
+    #[inline]
+    fn open(&self, range: PhysRange, access: Access, done: u64) -> Result<Kmap<'_>, Stopped> {
+        self.online.kmap(range, access).map_err(|fault| Stopped { done, fault })
+    }
+
+    /// Fills the frames with zeroes, which is what a hole reads as, without touching the hole.
+    fn zeroes(&self, frames: impl Iterator<Item = PhysRange>) -> Result<u64, Stopped> {
+        let mut done = self.done;
+        for range in frames {
+            let window = self.open(range, Access::Write, done)?;
             let bytes = range.len() as usize;
             done += moved(window.writer().zero(bytes).map(|()| bytes), done)?;
         }
         Ok(done)
     }
+}
 
-    /// What `next` will read. What cannot be looked at is found out when its turn comes.
-    #[inline]
-    fn source(&self, region: &Region, next: &Bio) -> Option<Kmap<'_>> {
-        let range = match next.op {
-            Op::Read => region.range(next.sector.bytes(), next.len),
-            Op::Write => next.data.as_slice().first().copied(),
-            _ => None,
-        };
-        self.online.kmap(range?, Access::Read).ok()
+/// Copies, and has what `ahead` shows fetched meanwhile.
+#[inline]
+fn move_on(from: &mut MemReader<'_>, to: &mut MemWriter<'_>, ahead: Option<&Kmap<'_>>) -> Result<usize, CopyError> {
+    match ahead {
+        Some(next) => copy_ahead(from, to, next),
+        None => copy(from, to),
     }
 }
 
