@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! [`Backlog`]: bios that are to be submitted, in order.
 
-use std::collections::VecDeque;
-
 use pageless_block::Bio;
 
 /// See the [module](self). A bio of one range goes in and out by its parts: see [`Bio::pass`].
 #[derive(Debug, Default)]
 pub(crate) struct Backlog {
-    bios: VecDeque<Bio>,
+    bios: Vec<Bio>,
+    /// Those before it are submitted.
+    next: usize,
 }
 
 impl Backlog {
@@ -18,26 +18,32 @@ impl Backlog {
 
     pub(crate) fn clear(&mut self) {
         self.bios.clear();
+        self.next = 0;
     }
 
     #[inline]
     pub(crate) fn push(&mut self, bio: Bio) {
-        bio.pass(|bio| self.bios.push_back(bio));
+        bio.pass(|bio| self.bios.push(bio));
     }
 
     /// The first one.
     #[inline]
     pub(crate) fn pop(&mut self) -> Option<Bio> {
-        let Bio { op, flags, sector, len, ref data, tag } = *self.bios.front()?;
-        let Some(range) = data.single() else { return self.bios.pop_front() };
-        self.bios.pop_front();
-        Some(Bio { op, flags, sector, len, data: range.into(), tag })
+        let Some(first) = self.bios.get_mut(self.next) else {
+            self.clear();
+            return None;
+        };
+        self.next += 1;
+        let Bio { op, flags, sector, len, ref mut data, tag } = *first;
+        let data = data.single().map_or_else(|| std::mem::take(data), Into::into);
+        Some(Bio { op, flags, sector, len, data, tag })
     }
 
-    /// What came out first is the first again.
+    /// What came out last is the first again.
     #[cold]
     pub(crate) fn put_back(&mut self, bio: Bio) {
-        self.bios.push_front(bio);
+        self.next -= 1;
+        self.bios[self.next] = bio;
     }
 }
 
@@ -67,6 +73,6 @@ mod tests {
             backlog.put_back(out);
             assert_eq!(format!("{:?}", backlog.pop().unwrap()), format!("{bio:?}"));
         }
-        assert!(backlog.is_empty() && backlog.pop().is_none());
+        assert!(backlog.pop().is_none() && backlog.is_empty());
     }
 }

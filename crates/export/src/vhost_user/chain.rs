@@ -2,7 +2,6 @@
 //! [`Chain`]: the descriptors of one request, in order, each read once.
 
 use pageless_mem::Kmap;
-use zerocopy::IntoBytes;
 
 use super::guest_map::GuestAddr;
 use super::ring::Broken;
@@ -14,9 +13,6 @@ const INDIRECT: u16 = 4;
 
 /// An indirect table may be longer than the ring where drivers make such, but not much: as long as QEMU takes.
 const LONGEST: u32 = 1024;
-
-/// Descriptors of an indirect table that are read at once: enough for most requests.
-const AT_ONCE: usize = 8;
 
 /// A descriptor, as it was when it was read.
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
@@ -31,8 +27,7 @@ impl Descriptor {
     /// The descriptor of this index in a table. The two halves may be of different moments, as everything may be here.
     #[inline]
     pub(crate) fn read(table: &impl Words, index: u32) -> Result<Descriptor, Broken> {
-        let at = 16 * index as usize;
-        Ok(Descriptor::of([table.load64(at)?, table.load64(at + 8)?]))
+        Ok(Descriptor::of(table.pair64(16 * index as usize)?))
     }
 
     /// `struct virtq_desc` (virtio 1.3, 2.7.5), as two words.
@@ -109,17 +104,8 @@ impl Chain {
             return Err(refuse("longer than any request"));
         }
         let inner = open(named.at, named.len).ok_or(refuse("outside the guest's memory"))?;
-        // Drivers align it as they like.
-        let mut words = [[0; 2]; AT_ONCE];
-        let end = if let Some(copied) = words.get_mut(..count as usize) {
-            inner.reader().read(copied.as_mut_bytes()).map_err(|error| error.fault)?;
-            let read = |index| Ok(Descriptor::of(words[index as usize].map(u64::from_le)));
-            self.walk(read, count, read(0)?)
-        } else {
-            let read = |index| Descriptor::read(&inner, index);
-            self.walk(read, count, read(0)?)
-        };
-        match end? {
+        let read = |index| Descriptor::read(&inner, index);
+        match self.walk(read, count, read(0)?)? {
             End::Last => Ok(()),
             End::Table(nested) => {
                 Err(Broken::Table { at: nested.at.0, len: nested.len, why: "inside an indirect table" })

@@ -200,8 +200,8 @@ impl Engine {
             self.completions.clear();
             return false;
         };
+        self.counters.routes.count_all(&self.completions);
         for completion in self.completions.drain(..) {
-            self.counters.routes.count(completion.route, completion.done);
             let head = u16::try_from(completion.tag).unwrap_or(u16::MAX);
             let Some(work) = running.work.get_mut(usize::from(head)) else { continue };
             match work.kind {

@@ -7,7 +7,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use pageless_mem::{FRAME_SIZE, Pfn, PhysRange, Region};
+use pageless_mem::{FRAME_SIZE, PhysRange, Region};
 
 /// An address of the guest's physical memory.
 #[derive(Copy, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -74,6 +74,9 @@ pub(crate) enum MapError {
         other: u64,
     },
 }
+
+/// As many entries are looked through sooner than searched.
+const FEW: usize = 4;
 
 /// What a lookup needs of a slot.
 #[derive(Copy, Clone, Debug)]
@@ -145,7 +148,7 @@ impl GuestMap {
     #[inline]
     pub(crate) fn range(&self, at: GuestAddr, len: u32) -> Option<PhysRange> {
         let (byte, left) = self.find(at.0)?;
-        if u64::from(len) > left { None } else { frames(byte, len) }
+        if u64::from(len) > left { None } else { PhysRange::from_byte(byte, len) }
     }
 
     /// The frames of these bytes, piece by piece where they lie in neighbouring entries. False, after what could be named
@@ -156,7 +159,7 @@ impl GuestMap {
         while len > 0 {
             let Some((byte, left)) = self.find(at) else { return false };
             let piece = len.min(u32::try_from(left).unwrap_or(PhysRange::MAX_LEN)).min(PhysRange::MAX_LEN);
-            let Some(range) = frames(byte, piece) else { return false };
+            let Some(range) = PhysRange::from_byte(byte, piece) else { return false };
             emit(range);
             // An entry does not end at the last address, so what goes on behind one is an address.
             at += u64::from(piece);
@@ -168,18 +171,12 @@ impl GuestMap {
     #[inline]
     fn find(&self, at: u64) -> Option<(u64, u64)> {
         // One or two entries are what most guests have.
-        let after = match self.runs.as_slice() {
-            [only] => return only.at(at),
-            runs => runs.partition_point(|run| run.guest <= at),
-        };
+        if self.runs.len() <= FEW {
+            return self.runs.iter().find_map(|run| run.at(at));
+        }
+        let after = self.runs.partition_point(|run| run.guest <= at);
         self.runs.get(after.checked_sub(1)?)?.at(at)
     }
-}
-
-#[inline]
-fn frames(byte: u64, len: u32) -> Option<PhysRange> {
-    let offset = u32::try_from(byte % FRAME_SIZE).unwrap_or(0);
-    PhysRange::new(Pfn::new(byte / FRAME_SIZE)?, offset, len)
 }
 
 /// Whether none of these, which are sorted by that address, reaches into the next.

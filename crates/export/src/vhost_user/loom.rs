@@ -46,6 +46,10 @@ impl Words for Arc<Memory> {
         fence(Ordering::SeqCst);
     }
 
+    fn pair64(&self, _: usize) -> Result<[u64; 2], Fault> {
+        unreachable!("a ring has no such words")
+    }
+
     fn load64(&self, _: usize) -> Result<u64, Fault> {
         unreachable!("a ring has no such words")
     }

@@ -6,10 +6,10 @@
 
 use pageless_block::{Bio, Flags, Op, RefusedWhy, ScatterList, Sector, Status};
 use pageless_mem::{Access, Online, PhysRange};
-use zerocopy::IntoBytes;
 
 use super::chain::{self, Chain, Piece};
 use super::guest_map::{GuestAddr, GuestMap};
+use super::words::Words;
 
 bitflags::bitflags! {
     /// The negotiated features that the data path looks at.
@@ -226,9 +226,7 @@ impl Context<'_> {
             && let Some(range) = self.map.range(*at, 16)
         {
             let window = self.online.kmap(range, Access::Read).map_err(|_| Unreadable)?;
-            let mut words = [0u64; 2];
-            window.reader().read(words.as_mut_bytes()).map_err(|_| Unreadable)?;
-            return Ok(words.map(u64::from_le));
+            return window.pair64(0).map_err(|_| Unreadable);
         }
         self.gather(pieces, from)
     }

@@ -12,8 +12,10 @@ use pageless_mem::{Fault, Kmap};
 pub(crate) trait Words {
     /// Reads a word.
     fn load16(&self, at: usize) -> Result<u16, Fault>;
-    /// Reads a word, which need not be aligned: then it may be torn.
+    /// Reads a word.
     fn load64(&self, at: usize) -> Result<u64, Fault>;
+    /// Reads two words side by side, which need not be aligned: then they may be torn.
+    fn pair64(&self, at: usize) -> Result<[u64; 2], Fault>;
     /// Reads a byte.
     fn load8(&self, at: usize) -> Result<u8, Fault>;
     /// Writes a byte.
@@ -38,10 +40,12 @@ impl Words for Kmap<'_> {
 
     #[inline]
     fn load64(&self, at: usize) -> Result<u64, Fault> {
-        match self.cell(at) {
-            Some(cell) => cell.load(),
-            None => torn64(self, at),
-        }
+        self.cell(at).ok_or(Fault::Gone)?.load()
+    }
+
+    #[inline]
+    fn pair64(&self, at: usize) -> Result<[u64; 2], Fault> {
+        self.load_pair(at)
     }
 
     #[inline]
@@ -120,6 +124,11 @@ impl Words for Window<'_> {
     }
 
     #[inline]
+    fn pair64(&self, at: usize) -> Result<[u64; 2], Fault> {
+        self.kmap.pair64(at)
+    }
+
+    #[inline]
     fn load8(&self, at: usize) -> Result<u8, Fault> {
         self.kmap.load8(at)
     }
@@ -153,13 +162,4 @@ impl Words for Window<'_> {
     fn barrier(&self) {
         self.kmap.barrier();
     }
-}
-
-#[cold]
-fn torn64(window: &Kmap<'_>, at: usize) -> Result<u64, Fault> {
-    let mut bytes = [0; 8];
-    let mut reader = window.reader();
-    reader.skip(at);
-    reader.read(&mut bytes).map_err(|error| error.fault)?;
-    Ok(u64::from_le_bytes(bytes))
 }
