@@ -12,6 +12,7 @@
 //! Every routine either finishes or stops at a fault with the number of bytes left. String instructions stop at the very
 //! byte; the 64-byte loop stops before the block, and [`copy`] then takes the plain routine up to the byte.
 
+pub(crate) mod abreast;
 pub(crate) mod ahead;
 pub(crate) mod stream;
 
@@ -33,6 +34,7 @@ pub(crate) use stream::write_back;
 #[cfg(feature = "testing")]
 use crate::testing::record;
 
+pub use abreast::{ABREAST, copy_abreast};
 pub use ahead::copy_ahead;
 
 /// Below this, bypassing the caches costs more than it saves.

@@ -70,7 +70,7 @@ pub use backing::{Backing, FileOptions, FilePart};
 pub use bad::{BadRange, BadSource};
 pub use caps::Caps;
 pub use control::Released;
-pub use copy::{copy, copy_ahead};
+pub use copy::{ABREAST, copy, copy_abreast, copy_ahead};
 pub use cursor::{MemReader, MemWriter};
 pub use error::{Busy, CopyError, Error, Fault, Holder};
 pub use extents::{Extent, Extents};

@@ -147,11 +147,11 @@ impl Online<'_> {
         Ok(Kmap::new(self.resolve(range, access)?, access))
     }
 
-    /// A window to be read, for looking ahead: `None` where there is none, and on memory that has to be [told](Reader::confirm) of
-    /// whoever touches it.
+    /// A window for looking ahead: `None` where there is none, and on memory that has to be [told](Reader::confirm) of whoever
+    /// touches it.
     #[inline]
-    pub fn peek(&self, range: PhysRange) -> Option<Kmap<'_>> {
-        self.table.resolve_plain(range, self.hints).map(|at| Kmap::new(at, Access::Read))
+    pub fn peek(&self, range: PhysRange, access: Access) -> Option<Kmap<'_>> {
+        self.table.resolve_plain(range, access, self.hints).map(|at| Kmap::new(at, access))
     }
 
     /// Takes the bytes out for the kernel or a device: they are in flight until the returned owner is dropped.

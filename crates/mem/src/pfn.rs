@@ -74,10 +74,12 @@ impl FrameRange {
 }
 
 /// Contiguous bytes: Linux's `bio_vec` with the page replaced by the frame number.
+// Two numbers, which go from place to place in registers. Three are moved as one run of bytes, for which the CPU waits where they
+// were stored one by one.
 #[derive(Copy, Clone, PartialEq, Eq, Hash)]
 pub struct PhysRange {
-    pfn: Pfn,
-    offset: u32,
+    /// The position in the frame space: frame and offset in one.
+    byte: u64,
     len: u32,
 }
 
@@ -92,7 +94,7 @@ impl PhysRange {
     pub fn new(pfn: Pfn, offset: u32, len: u32) -> Option<PhysRange> {
         // 2^64 itself would be an end too, but no region reaches it.
         let in_frame = u64::from(offset) < FRAME_SIZE;
-        in_frame.then(|| PhysRange::from_byte((pfn.0 << FRAME_SHIFT) + u64::from(offset), len)).flatten()
+        if in_frame { PhysRange::from_byte((pfn.0 << FRAME_SHIFT) + u64::from(offset), len) } else { None }
     }
 
     /// `len` bytes from this byte of the frame space on. `None` when there are none, or they leave it.
@@ -105,20 +107,19 @@ impl PhysRange {
     /// From a byte position in the frame space, which the caller knows to lie in a region.
     #[inline]
     pub(crate) fn at(byte: u64, len: u32) -> PhysRange {
-        let offset = u32::try_from(byte % FRAME_SIZE).unwrap_or(0);
-        PhysRange { pfn: Pfn(byte >> FRAME_SHIFT), offset, len }
+        PhysRange { byte, len }
     }
 
     /// The frame of the first byte.
     #[inline]
     pub fn pfn(self) -> Pfn {
-        self.pfn
+        Pfn(self.byte >> FRAME_SHIFT)
     }
 
     /// The first byte's offset in its frame.
     #[inline]
     pub fn offset(self) -> u32 {
-        self.offset
+        u32::try_from(self.byte % FRAME_SIZE).unwrap_or(0)
     }
 
     /// Bytes; never 0.
@@ -131,7 +132,7 @@ impl PhysRange {
     /// Position in the frame space, for alignment checks.
     #[inline]
     pub fn byte_address(self) -> u64 {
-        (self.pfn.0 << FRAME_SHIFT) + u64::from(self.offset)
+        self.byte
     }
 
     /// The first `n` bytes and the rest; `None` unless both have bytes.
@@ -139,14 +140,14 @@ impl PhysRange {
     pub fn split_at(self, n: u32) -> Option<(PhysRange, PhysRange)> {
         (0 < n && n < self.len).then(|| {
             let head = PhysRange { len: n, ..self };
-            (head, PhysRange::at(self.byte_address() + u64::from(n), self.len - n))
+            (head, PhysRange { byte: self.byte + u64::from(n), len: self.len - n })
         })
     }
 
     /// Both as one, where `next` starts where this ends. Guard frames keep this from joining two regions.
     #[inline]
     pub fn merge(self, next: PhysRange) -> Option<PhysRange> {
-        let adjacent = self.byte_address() + u64::from(self.len) == next.byte_address();
+        let adjacent = self.byte + u64::from(self.len) == next.byte;
         let len = self.len.checked_add(next.len).filter(|len| adjacent && *len <= PhysRange::MAX_LEN)?;
         Some(PhysRange { len, ..self })
     }

@@ -141,10 +141,10 @@ impl RegionTable {
         entry.resolved(byte, len, access)
     }
 
-    /// The memory behind a range of frames, to be read, where that is memory that needs nothing but its address.
+    /// The memory behind a range of frames, where that is memory that needs nothing but its address.
     #[inline]
-    pub(crate) fn resolve_plain(&self, range: PhysRange, hints: &Hints) -> Option<Resolved<'_>> {
-        let (byte, len, last) = (range.byte_address(), range.len(), hints.last(Access::Read));
+    pub(crate) fn resolve_plain(&self, range: PhysRange, access: Access, hints: &Hints) -> Option<Resolved<'_>> {
+        let (byte, len, last) = (range.byte_address(), range.len(), hints.last(access));
         let entry = match self.entries.get(last.get() as usize) {
             Some(entry) if entry.holds(byte, len) => entry,
             _ => {
@@ -154,7 +154,7 @@ impl RegionTable {
                 found
             }
         };
-        entry.resolved(byte, len, Access::Read).ok()
+        entry.resolved(byte, len, access).ok()
     }
     /// The entry that holds these bytes. Out of line, so that the last hit stays short; memory of devices and
     /// memory with bad frames, which are never a last hit, are seen to here.

@@ -7,8 +7,8 @@ use pageless_block::{
 };
 use pageless_mem::persist::{self, Flusher};
 use pageless_mem::{
-    Access, CopyError, Extents, Fault, Kmap, MemKind, MemReader, MemWriter, Online, PhysRange, Reader, Region, copy,
-    copy_ahead,
+    ABREAST, Access, CopyError, Extents, Fault, Kmap, MemKind, MemReader, MemWriter, Online, PhysRange, Reader, Region,
+    copy, copy_abreast, copy_ahead,
 };
 use std::os::fd::BorrowedFd;
 
@@ -120,6 +120,11 @@ impl Medium {
         }
         let mut done = 0;
         while done < count {
+            if let Some(ends) = read_abreast(&online, &bios[done..count], &sources[done..count]) {
+                out.extend(bios[done..].iter().zip(ends).map(|(bio, end)| completion(bio, end, ROUTE)));
+                done += ABREAST;
+                continue;
+            }
             let bio = &bios[done];
             let section = Section { online: &online, done: 0 };
             let ahead = sources.get(done + 1).and_then(Option::as_ref);
@@ -160,11 +165,12 @@ impl Medium {
     /// What `bio` copies from, or the first of it. What cannot be looked at is found out when its turn comes.
     #[inline(always)]
     fn source<'o>(&self, online: &'o Online<'_>, bio: &Bio) -> Option<Kmap<'o>> {
-        online.peek(match bio.op {
+        let range = match bio.op {
             Op::Read => self.region.range(bio.sector.bytes(), bio.len)?,
             Op::Write => *bio.data.as_slice().first()?,
             _ => return None,
-        })
+        };
+        online.peek(range, Access::Read)
     }
 
     /// Executes `bio`, and has the first lines of `next` fetched meanwhile.
@@ -316,6 +322,33 @@ impl Section<'_> {
         }
         Ok(done)
     }
+}
+
+/// Reads side by side what the first bios read, where each fills one range. `None`, with nothing done, where they are no such bios.
+#[inline]
+fn read_abreast(
+    online: &Online<'_>,
+    bios: &[Bio],
+    sources: &[Option<Kmap<'_>>],
+) -> Option<[Result<(), Stopped>; ABREAST]> {
+    let target = |bio: &Bio| match bio.op {
+        Op::Read => online.peek(bio.data.single()?, Access::Write),
+        _ => None,
+    };
+    let [a, b, c, d] = bios.first_chunk()?;
+    let targets = [target(a)?, target(b)?, target(c)?, target(d)?];
+    let [a, b, c, d] = sources.first_chunk()?;
+    let mut from = [a.as_ref()?, b.as_ref()?, c.as_ref()?, d.as_ref()?].map(Kmap::reader);
+    let mut to = targets.each_ref().map(Kmap::writer);
+    copy_abreast(&mut from, &mut to);
+    let mut runs = bios.iter().zip(from.iter_mut().zip(&mut to));
+    Some(std::array::from_fn(|_| match runs.next() {
+        Some((bio, (from, to))) if from.remaining() > 0 => {
+            let before = bio.len - from.remaining() as u64;
+            moved(copy(from, to), before).map(drop)
+        }
+        _ => Ok(()),
+    }))
 }
 
 /// Copies, and has what `ahead` shows fetched meanwhile.

@@ -97,6 +97,101 @@ fn stores_past_the_end_stop_at_the_very_byte_and_change_no_size() {
     std::fs::remove_file(path).unwrap();
 }
 
+/// What is left to `copy` after four runs were copied side by side ends as the whole would have.
+#[test]
+fn of_runs_copied_abreast_each_stops_at_its_own_byte() {
+    let (memory, bad, path) = cliff();
+    let good = memory.register(Backing::anon(1 << 20).unwrap()).unwrap();
+    let mut reader = memory.reader();
+    let online = reader.online();
+    let edge = FRAME_SIZE;
+    let window = |region: &Region, at, len, access| online.kmap(region.range(at, len).unwrap(), access).unwrap();
+    window(&bad, 0, edge, Access::Write).writer().write(&pattern(4096, 9)).unwrap();
+    for len in [128u64, 1023, 1024, 1100, 2048, 4096, 5000] {
+        // Which of the four ends at the cliff, and whether that is where it reads or where it writes.
+        for (which, reads) in (0..4).flat_map(|which| [(which, true), (which, false), (4, true)]) {
+            for before in
+                [0u64, 1, 127, 128, 129, 1000, 1024, 1025, 2000, 4095].into_iter().filter(|before| *before < len)
+            {
+                let run = |index: u64| 16384 * index + 13 * index;
+                let fill = |at, seed| {
+                    window(&good, at, len, Access::Write).writer().write(&pattern(len as usize, seed)).unwrap()
+                };
+                (0..4).for_each(|index| fill(run(index), index as usize));
+                (4..8).for_each(|index| fill(run(index), 77));
+                let place = |index: u64, source: bool| match index == which && source == reads {
+                    true => (&bad, edge - before),
+                    false => (&good, run(if source { index } else { 4 + index })),
+                };
+                let open = |index: usize, source, access| {
+                    let (region, at) = place(index as u64, source);
+                    window(region, at, len, access)
+                };
+                let sources: [_; 4] = std::array::from_fn(|index| open(index, true, Access::Read));
+                let targets: [_; 4] = std::array::from_fn(|index| open(index, false, Access::Write));
+                let wanted = sources.each_ref().map(|source| {
+                    let mut bytes = vec![0; len as usize];
+                    match source.reader().read(&mut bytes) {
+                        Ok(()) => bytes,
+                        Err(error) => bytes[..error.moved].to_vec(),
+                    }
+                });
+                let mut from = sources.each_ref().map(crate::Kmap::reader);
+                let mut to = targets.each_ref().map(crate::Kmap::writer);
+                super::copy_abreast(&mut from, &mut to);
+                for (index, (from, to)) in from.iter_mut().zip(&mut to).enumerate() {
+                    let what = format!("run {index} of {len}, cliff in {which} after {before}, reading {reads}");
+                    let abreast = len - from.remaining() as u64;
+                    assert_eq!(from.remaining(), to.remaining(), "{what}");
+                    let (moved, fault) = match super::copy(from, to) {
+                        Ok(moved) => (moved, None),
+                        Err(error) => (error.moved, Some(error.fault)),
+                    };
+                    let stops = index as u64 == which;
+                    assert_eq!(abreast + moved as u64, if stops { before } else { len }, "{what}");
+                    assert_eq!(fault, stops.then_some(Fault::Media), "{what}");
+                    let mut got = vec![0; (abreast + moved as u64) as usize];
+                    targets[index].reader().read(&mut got).unwrap();
+                    assert!(got == wanted[index][..got.len()], "{what}");
+                }
+            }
+        }
+    }
+    std::fs::remove_file(path).unwrap();
+}
+
+#[test]
+fn runs_that_are_not_to_be_copied_abreast_are_left_to_others() {
+    let (memory, ram) = memory(Backing::anon(1 << 20).unwrap());
+    let durable = memory.register(Backing::memfd_as(1 << 16, Durability::Clwb).unwrap()).unwrap();
+    let mut reader = memory.reader();
+    let online = reader.online();
+    let window = |region: &Region, at, len, access| online.kmap(region.range(at, len).unwrap(), access).unwrap();
+    for (len, streaming, target, moved) in [
+        (4096u64, false, &ram, 4096usize),
+        (4100, false, &ram, 4096),
+        (1000, false, &ram, 0),
+        (65536, false, &ram, 0),
+        (4096, true, &ram, 0),
+        (4096, false, &durable, 0),
+    ] {
+        let sources: [_; 4] = std::array::from_fn(|index| window(&ram, 65536 * index as u64, len, Access::Read));
+        let targets: [_; 4] = std::array::from_fn(|index| match index {
+            3 => window(target, 0, len, Access::Write),
+            _ => window(&ram, 65536 * (8 + index as u64), len, Access::Write),
+        });
+        let mut from = sources.each_ref().map(crate::Kmap::reader);
+        let mut to =
+            targets.each_ref().map(|target| if streaming { target.writer().streaming() } else { target.writer() });
+        super::copy_abreast(&mut from, &mut to);
+        let left = len as usize - moved;
+        assert!(
+            from.iter().all(|from| from.remaining() == left) && to.iter().all(|to| to.remaining() == left),
+            "{len}"
+        );
+    }
+}
+
 #[test]
 fn copies_equal_a_slice_copy_at_every_alignment() {
     let (memory, a) = memory(Backing::anon(1 << 16).unwrap());
