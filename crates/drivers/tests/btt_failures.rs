@@ -114,6 +114,41 @@ fn btt_bad_page_of_the_map_fails_its_blocks_and_no_other() {
     assert!(told.iter().any(unreadable) && !told.iter().any(Trouble::freezes), "{told:?}");
 }
 
+/// Of blocks that are read side by side one is broken: its request fails, and how far it got is told of it alone.
+#[test]
+fn btt_bad_block_fails_the_read_of_it_and_none_beside_it() {
+    let rig = Rig::new();
+    let bad = 5;
+    for lba in 0..12 {
+        rig.set_map(lba, MapEntry::normal(lba));
+        rig.set_block(lba, lba as u8 + 1);
+    }
+    let offset = rig.arena.start + rig.arena.geometry.block_offset(bad);
+    if pageless_testkit::require::kernel("UFFDIO_POISON", "guest/poison", poison(&rig.region, offset)).is_none() {
+        return;
+    }
+    let disk = rig.open();
+    let mut queue = disk.open_queue().unwrap();
+    // Blocks by themselves, then all in requests of four.
+    for blocks in [1, 4] {
+        for slot in 0..12 {
+            rig.fill(slot, 0);
+        }
+        let frames = |slot: u64| rig.frames.range(slot * 4096, blocks * 4096).unwrap();
+        let bios = (0..12 / blocks).map(|at| Bio::read(Sector(8 * blocks * at), frames(blocks * at), at));
+        let mut out = Vec::new();
+        bios.for_each(|bio| queue.submit(bio).unwrap());
+        queue.poll(&mut out).unwrap();
+        let failed: Vec<_> =
+            out.iter().filter(|end| !end.status.is_ok()).map(|end| (end.tag, end.status, end.done)).collect();
+        let (tag, done) = (u64::from(bad) / blocks, u64::from(bad) % blocks * 4096);
+        assert_eq!(failed, [(tag, Status::Media, done)], "{blocks}");
+        for lba in (0..12).filter(|lba| lba / blocks != tag) {
+            assert_eq!(rig.slot(lba), [lba as u8 + 1; 4096], "{blocks}: block {lba}");
+        }
+    }
+}
+
 /// Free blocks of whole groups of lanes are broken, so that no write of a batch finds another lane in its own: each write
 /// takes one of the good ones in the end, and fails where there is none.
 #[test]

@@ -5,7 +5,7 @@
 //! their loads of the map overlap, they share a fence, and while one is copied the next one's lines are fetched.
 
 use pageless_block::{Bio, Status};
-use pageless_mem::{Access, Extent, Fault, Kmap, copy, copy_ahead};
+use pageless_mem::{ABREAST, Access, CopyError, Extent, Fault, Kmap, copy, copy_abreast, copy_ahead};
 
 use super::arena::Arena;
 use super::check::{Finding, Problem};
@@ -88,12 +88,20 @@ impl Reads {
             for source in self.blocks.iter().filter_map(|wanted| wanted.source(shared, &section)) {
                 source.prefetch_at(0);
             }
-            for (at, wanted) in self.blocks.iter().enumerate() {
+            let mut rest = self.blocks.as_slice();
+            while let [wanted, after @ ..] = rest {
+                if let Some(four) = rest.first_chunk()
+                    && read_abreast(shared, &section, four, bios, jobs)
+                {
+                    rest = &rest[ABREAST..];
+                    continue;
+                }
+                rest = after;
                 let job = &mut jobs[wanted.job];
                 if job.failed() {
                     continue;
                 }
-                let ahead = self.blocks.get(at + 1).and_then(|next| next.source(shared, &section));
+                let ahead = after.first().and_then(|next| next.source(shared, &section));
                 if let Err(status) = wanted.read(shared, &section, (&bios[wanted.job], job), ahead) {
                     job.fail(wanted.index, status);
                 }
@@ -176,16 +184,60 @@ impl Wanted {
                 Some(next) => copy_ahead(&mut from, &mut window.writer(), &next),
                 None => copy(&mut from, &mut window.writer()),
             };
-            copied.map_err(|error| {
-                if error.fault == Fault::Media {
-                    shared.ails();
-                }
-                error.fault
-            })?;
+            copied.map_err(|error| ended(shared, error))?;
             left -= u64::from(range.len());
         }
         Ok(())
     }
+}
+
+/// Reads blocks side by side, each of which goes to one range. False, with nothing done, where one does not, or is not to be read.
+fn read_abreast(
+    shared: &Shared,
+    section: &Section<'_>,
+    blocks: &[Wanted; ABREAST],
+    bios: &[Bio],
+    jobs: &mut [Job],
+) -> bool {
+    let block = shared.lba_size.block();
+    let before = blocks.each_ref().map(|wanted| jobs[wanted.job].frames);
+    let mut open = |wanted: &Wanted| {
+        let (bio, job) = (&bios[wanted.job], &mut jobs[wanted.job]);
+        let source = if job.failed() { None } else { wanted.source(shared, section) }?;
+        let range = job.frames.take(&bio.data, block.into()).filter(|range| range.len() == block)?;
+        Some((source, section.frames(range, Access::Write).ok()?))
+    };
+    let mut open_all = || {
+        let [a, b, c, d] = blocks;
+        Some([open(a)?, open(b)?, open(c)?, open(d)?])
+    };
+    let Some(windows) = open_all() else {
+        // Backwards, since several may be of one request.
+        for (wanted, frames) in blocks.iter().zip(before).rev() {
+            jobs[wanted.job].frames = frames;
+        }
+        return false;
+    };
+    let mut from = windows.each_ref().map(|(source, _)| source.reader());
+    let mut to = windows.each_ref().map(|(_, target)| target.writer());
+    copy_abreast(&mut from, &mut to);
+    for (wanted, (from, to)) in blocks.iter().zip(from.iter_mut().zip(&mut to)) {
+        if to.remaining() > 0
+            && let Err(error) = copy(from, to)
+        {
+            jobs[wanted.job].fail(wanted.index, ended(shared, error).into());
+        }
+    }
+    true
+}
+
+/// Why a copy from the medium stopped, which is remembered of it.
+#[cold]
+fn ended(shared: &Shared, error: CopyError) -> Fault {
+    if error.fault == Fault::Media {
+        shared.ails();
+    }
+    error.fault
 }
 
 /// A map entry names a block that there is not.

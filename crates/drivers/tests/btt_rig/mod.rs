@@ -108,11 +108,17 @@ impl Rig {
     pub(crate) fn read(&self, disk: &BttDisk, lba: u32) -> (Status, u8) {
         let status =
             run(&mut *disk.open_queue().unwrap(), [Bio::read(Sector(u64::from(lba) * 8), self.range(0), 0)])[0];
-        let mut bytes = [0; 4096];
-        let mut reader = self.memory.reader();
-        reader.online().kmap(self.range(0), Access::Read).unwrap().reader().read(&mut bytes).unwrap();
+        let bytes = self.slot(0);
         assert!(status != Status::Ok || bytes.iter().all(|byte| *byte == bytes[0]), "torn");
         (status, bytes[0])
+    }
+
+    /// What is in a slot of the frames.
+    pub(crate) fn slot(&self, slot: u64) -> [u8; 4096] {
+        let mut bytes = [0; 4096];
+        let mut reader = self.memory.reader();
+        reader.online().kmap(self.range(slot), Access::Read).unwrap().reader().read(&mut bytes).unwrap();
+        bytes
     }
 
     /// Fills a slot of the frames.
