@@ -156,6 +156,7 @@ impl RegionTable {
         };
         entry.resolved(byte, len, access).ok()
     }
+
     /// The entry that holds these bytes. Out of line, so that the last hit stays short; memory of devices and
     /// memory with bad frames, which are never a last hit, are seen to here.
     #[cold]

@@ -160,6 +160,7 @@ fn of_runs_copied_abreast_each_stops_at_its_own_byte() {
     std::fs::remove_file(path).unwrap();
 }
 
+#[cfg(feature = "testing")]
 #[test]
 fn runs_that_are_not_to_be_copied_abreast_are_left_to_others() {
     let (memory, ram) = memory(Backing::anon(1 << 20).unwrap());
