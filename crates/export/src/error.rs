@@ -59,6 +59,16 @@ pub enum Error {
         /// Why.
         errno: Errno,
     },
+    /// A path that the address of a unix socket has no room for.
+    #[error("{}: a path of {len} bytes, and a unix socket takes {most}: put it in a shorter folder, or name it from the current one", path.display())]
+    LongPath {
+        /// The path.
+        path: PathBuf,
+        /// Its bytes.
+        len: usize,
+        /// Bytes there may be.
+        most: usize,
+    },
     /// A TCP address that cannot be listened on.
     #[error("tcp:{address}: cannot listen: {errno}")]
     Tcp {

@@ -11,6 +11,9 @@ use pageless_sys::Errno;
 
 use crate::Error;
 
+/// Bytes of a path: `sun_path` (unix(7)) without the zero at its end.
+const LONGEST: usize = 107;
+
 /// A unix socket that listens. Its file goes with it.
 #[derive(Debug)]
 pub(crate) struct UnixSocket {
@@ -24,6 +27,10 @@ impl UnixSocket {
     pub(crate) fn open(path: &Path) -> Result<UnixSocket, Error> {
         let failed =
             |action| move |error: io::Error| Error::Unix { path: path.into(), action, errno: Errno::from_io(&error) };
+        // Of which the standard library makes an error without a number.
+        if path.as_os_str().len() > LONGEST {
+            return Err(Error::LongPath { path: path.into(), len: path.as_os_str().len(), most: LONGEST });
+        }
         let listener = match UnixListener::bind(path) {
             Err(error) if error.kind() == ErrorKind::AddrInUse => {
                 remove_stale(path)?;

@@ -39,6 +39,13 @@ impl EventFd {
 
     /// Makes the descriptor readable.
     pub fn signal(&self) {
+        // Whoever shares the counter may have made it blocking again, and a full one is waited for then.
+        if let Ok(flags) = rustix::fs::fcntl_getfl(&self.0)
+            && !flags.contains(OFlags::NONBLOCK)
+            && rustix::fs::fcntl_setfl(&self.0, flags | OFlags::NONBLOCK).is_err()
+        {
+            return;
+        }
         // A full counter (EAGAIN) is readable already, which is all that is asked for.
         let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
     }
@@ -66,6 +73,11 @@ mod tests {
         assert!(!adopted.drain(), "it would block otherwise");
         adopted.signal();
         assert!(adopted.drain());
+        // Full, and made blocking again by its owner: neither is waited for.
+        rustix::io::write(&adopted.0, &(u64::MAX - 1).to_ne_bytes()).unwrap();
+        let flags = rustix::fs::fcntl_getfl(&adopted.0).unwrap();
+        rustix::fs::fcntl_setfl(&adopted.0, flags - OFlags::NONBLOCK).unwrap();
+        adopted.signal();
         let (reader, writer) = rustix::pipe::pipe().unwrap();
         let file = std::fs::File::open("/dev/null").unwrap();
         for other in [reader, writer, file.into()] {

@@ -32,6 +32,9 @@ bitflags::bitflags! {
 /// Segments of data in a request: what a ring of 128 holds beside header and status, for drivers without indirect tables.
 const SEG_MAX: u32 = 126;
 
+/// Bytes of a segment.
+const SIZE_MAX: u32 = 4 << 20;
+
 /// What is offered of a device.
 #[derive(Clone, Debug)]
 pub(crate) struct Offer {
@@ -78,8 +81,8 @@ fn config(capacity: u64, limits: &Limits, queues: u16) -> BlkConfig {
     let unmap = most(limits.max_unmap) / (block >> 9) * (block >> 9);
     BlkConfig {
         capacity: (capacity / Sector::SIZE).into(),
-        // A segment is cut where it must be, so this only keeps it within 32 bits with room to spare.
-        size_max: (1 << 30).into(),
+        // A segment is cut where it must be: this keeps a request so short that whoever serves it can be spoken to meanwhile.
+        size_max: SIZE_MAX.into(),
         seg_max: SEG_MAX.into(),
         cylinders: 0.into(),
         heads: 0,

@@ -26,6 +26,9 @@ use super::running::{RingError, RingSetup, Running};
 /// Heads taken at once, at most: the driver is told of them together, and makes the next ones meanwhile.
 const BATCH: u16 = 16;
 
+/// Bytes after which no more of them are taken: what was taken is executed before the worker looks at anything else.
+const ROUND: u64 = 256 << 20;
+
 /// What came of a round.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Round {
@@ -105,10 +108,10 @@ impl Engine {
         self.held = held;
     }
 
-    /// Ends the service of a ring that has nothing in flight: where the next server goes on, unless it broke.
+    /// Ends the service of a ring that has nothing in flight: where the next server goes on. Behind what broke it, where it is
+    /// broken: nothing that was answered is to be done again.
     pub(crate) fn end(&mut self) -> Option<u16> {
-        let running = self.running.take()?;
-        running.broken.is_none().then(|| running.ring.next_avail())
+        self.running.take().map(|running| running.ring.next_avail())
     }
 
     /// Whether requests are begun and not given back.
@@ -308,7 +311,11 @@ impl Batch {
             Some(inflight) => Some(inflight.open(&online)?),
             None => None,
         };
-        for (head, first) in heads.drain(..) {
+        let mut bytes = 0;
+        let mut waiting = heads.drain(..);
+        while bytes < ROUND
+            && let Some((head, first)) = waiting.next()
+        {
             let work = &mut running.work[usize::from(head)];
             if work.live {
                 return Err(Broken::Twice { head });
@@ -322,13 +329,19 @@ impl Batch {
             }
             let open = |at, len| online.kmap(context.map.range(at, len)?, Access::Read).ok();
             chain.read((&table, size), first, indirect, open)?;
-            let begun = context.begin(chain, head.into(), |bio| bios.push(bio));
+            let begun = context.begin(chain, head.into(), |bio| {
+                bytes += bio.len;
+                bios.push(bio);
+            });
             count_begun(counters, &begun);
             work.begin(begun, chain, running.log.is_some());
             running.in_work += 1;
             if work.bios == 0 {
                 ended.push(head);
             }
+        }
+        if again {
+            running.again.extend(waiting.rev().map(|(head, _)| head));
         }
         Ok(())
     }

@@ -36,6 +36,9 @@ pub(crate) const MAX_RANGES: u32 = 32;
 /// Bytes of the device's name that a driver is told.
 pub(crate) const ID_BYTES: usize = 20;
 
+/// Bytes of data in one request, at most: twice what is offered, all segments at their longest.
+const MOST: u64 = 1 << 30;
+
 const HEADER: u64 = 16;
 const RANGE: u64 = 16;
 const UNMAP: u32 = 1;
@@ -161,6 +164,7 @@ impl Context<'_> {
             out(bio);
         };
         let done = match kind {
+            Kind::Read | Kind::Write if writable.max(chain::bytes(&chain.readable)) > MOST => Err(Unreadable),
             Kind::Read => self.frames(&chain.writable, 0, begun.room, |data| submit(Bio::read(sector, data, tag))),
             Kind::Write => {
                 let len = chain::bytes(&chain.readable).saturating_sub(HEADER);

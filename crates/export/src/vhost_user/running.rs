@@ -14,7 +14,7 @@ use super::counters::Counters;
 use super::dirty::DirtyLog;
 use super::guest_map::{GuestAddr, GuestMap};
 use super::inflight::{InflightQueue, NoRecord};
-use super::request::{Begun, Code, Features, Kind};
+use super::request::{Begun, Code, Features, ID_BYTES, Kind};
 use super::ring::{self, Broken, MAX_SIZE, Parts, Ring};
 use super::words::{Window, Words};
 
@@ -162,7 +162,10 @@ impl Work {
         (self.status_at, self.room, self.written) = (status_at, room, written);
         if logged {
             self.pieces.clear();
-            self.pieces.extend_from_slice(&chain.writable);
+            // Without a bio nothing is written, but a name.
+            if bios > 0 || kind == Kind::Id {
+                self.pieces.extend_from_slice(&chain.writable);
+            }
         }
     }
 
@@ -195,6 +198,8 @@ pub(crate) struct Running {
     pub(crate) err: Option<EventFd>,
     pub(crate) enabled: bool,
     wce: Arc<AtomicBool>,
+    /// The ring is in no memory that there is now. Nothing is taken until it is.
+    lost: bool,
     /// Nothing is taken any more.
     pub(crate) broken: Option<RingError>,
     /// The owner was told why.
@@ -236,6 +241,7 @@ impl Running {
             err: setup.err,
             enabled: setup.enabled,
             wce: setup.wce,
+            lost: false,
             broken: None,
             told: false,
             work: vec![Work::NONE; usize::from(size)].into(),
@@ -264,7 +270,7 @@ impl Running {
     /// Whether requests are taken now.
     #[inline]
     pub(crate) fn takes(&self) -> bool {
-        self.enabled && self.broken.is_none()
+        self.enabled && self.broken.is_none() && !self.lost
     }
 
     /// Whether what is written must be durable when the guest is told: it switched the cache off, or cannot flush it.
@@ -275,11 +281,12 @@ impl Running {
     }
 
     /// The guest's memory is this from now on. Nothing is in flight.
-    pub(crate) fn set_map(&mut self, map: Arc<GuestMap>) -> Result<(), RingError> {
+    pub(crate) fn set_map(&mut self, map: Arc<GuestMap>) {
+        // A front-end may take memory away and give it again, at another place of its own: the ring waits for it.
         let places = self.addresses.find(&map, self.ring.size());
         self.map = map;
-        self.places = places?;
-        Ok(())
+        self.lost = places.is_err();
+        self.places = places.unwrap_or(self.places);
     }
 
     /// Written pages are marked there from now on. Nothing is in flight.
@@ -369,7 +376,8 @@ impl Running {
         counters.errors.add(u64::from(code != Code::Ok));
         if let Some(log) = &self.log {
             // What failed may have written more than it says.
-            let mut left = if code == Code::Ok { work.written } else { work.room };
+            let most = if work.kind == Kind::Id { ID_BYTES as u64 } else { work.room };
+            let mut left = if code == Code::Ok { work.written } else { most };
             for piece in &work.pieces {
                 let len = left.min(piece.len.into());
                 log.mark(online, piece.at, len);

@@ -3,8 +3,8 @@
 //!
 //! # Order contract
 //! Messages may come in any order. A ring is served from when it has a size, addresses that lie in the guest's memory and a
-//! kick (or word that there is none), until `GET_VRING_BASE`; what is set before or between is kept for then, and what is set
-//! while it is served takes effect at once. Nothing a front-end says reaches anything but its own memory and rings.
+//! kick (or word that there is none), until `GET_VRING_BASE`; what is set before or between is kept for then. Of what is set
+//! while it is served, size, addresses and base are kept for the next time, all else takes effect at once. Nothing a front-end says reaches anything but its own memory and rings.
 
 mod error;
 mod table;

@@ -334,11 +334,7 @@ impl Service {
             }
         };
         match change {
-            Change::Memory(map) => {
-                if let Err(error) = running.set_map(map) {
-                    running.breaks(error, counters);
-                }
-            }
+            Change::Memory(map) => running.set_map(map),
             Change::Call(call) => {
                 running.call = call;
                 // What was published may have been called by a descriptor that nobody listens to.
@@ -387,7 +383,7 @@ impl Service {
 }
 
 /// How often a ring without a kick is looked at.
-const KICKLESS: Duration = Duration::from_millis(1);
+const KICKLESS: Duration = Duration::from_millis(4);
 
 #[cfg(test)]
 mod tests;
