@@ -353,6 +353,26 @@ fn of_a_batch_the_request_fails_whose_frames_cannot_be_trusted() {
     }
 }
 
+/// The same where the disk is the memory of a device.
+#[test]
+fn of_a_batch_the_request_fails_whose_part_of_the_disk_cannot_be_trusted() {
+    let memory = Memory::new().unwrap();
+    let region = memory.register(Backing::memfd(MIB).unwrap().of_device()).unwrap();
+    let disk = RamDisk::new(&memory, region.clone(), "device");
+    let frames = TestFrames::new(&memory, 65536).unwrap();
+    for make in [Bio::write as fn(Sector, ScatterList, u64) -> Bio, Bio::read] {
+        let mut queue = open_checked(&disk).unwrap();
+        for tag in 0..6 {
+            queue.submit(make(Sector(8 * tag), frames.range(4096 * tag, 4096).into(), tag)).unwrap();
+        }
+        device_says(&region, [Ok(()), Ok(()), Err(pageless_mem::Fault::Media)]);
+        let mut out = Vec::new();
+        queue.poll(&mut out).unwrap();
+        let failed: Vec<u64> = out.iter().filter(|end| !end.status.is_ok()).map(|end| end.tag).collect();
+        assert_eq!((out.len(), failed), (6, vec![2]));
+    }
+}
+
 #[test]
 fn a_disk_says_what_it_is() {
     let memory = Memory::new().unwrap();

@@ -89,7 +89,7 @@ impl Extents {
             || self.remembered(offset).is_some_and(|(_, end)| len <= end - offset)
     }
 
-    /// The run of data around `offset`, if it was asked for lately.
+    /// The run of data around `offset`, if it is remembered.
     #[inline]
     fn remembered(&mut self, offset: u64) -> Option<(u64, u64)> {
         let punches = self.region.punches.load(Ordering::Acquire);
@@ -97,18 +97,21 @@ impl Extents {
             self.punches = punches;
             self.data.clear();
         }
-        self.data.get(self.last).copied().filter(|(start, end)| (*start..*end).contains(&offset))
+        let holds = |(start, end): &(u64, u64)| (*start..*end).contains(&offset);
+        self.data.get(self.last).copied().filter(holds).or_else(|| self.recall(offset))
+    }
+
+    /// Of the other runs that are remembered.
+    #[cold]
+    fn recall(&mut self, offset: u64) -> Option<(u64, u64)> {
+        let at = self.data.partition_point(|(start, _)| *start <= offset).checked_sub(1)?;
+        let run = self.data.get(at).copied().filter(|(_, end)| offset < *end)?;
+        self.last = at;
+        Some(run)
     }
 
     #[cold]
     fn look_up(&mut self, offset: u64, len: u64) -> Extent {
-        let after = self.data.partition_point(|(start, _)| *start <= offset);
-        if let Some(at) = after.checked_sub(1)
-            && offset < self.data[at].1
-        {
-            self.last = at;
-            return Extent::Data(len.min(self.data[at].1 - offset));
-        }
         let end = self.region.len();
         let run = match (&self.pagemap, self.region.backing.file_behind()) {
             _ if offset >= end => None,

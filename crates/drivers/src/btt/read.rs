@@ -220,11 +220,8 @@ fn read_abreast(
     };
     let mut from = windows.each_ref().map(|(source, _)| source.reader());
     let mut to = windows.each_ref().map(|(_, target)| target.writer());
-    copy_abreast(&mut from, &mut to);
-    for (wanted, (from, to)) in blocks.iter().zip(from.iter_mut().zip(&mut to)) {
-        if to.remaining() > 0
-            && let Err(error) = copy(from, to)
-        {
+    for (wanted, copied) in blocks.iter().zip(copy_abreast(&mut from, &mut to)) {
+        if let Err(error) = copied {
             jobs[wanted.job].fail(wanted.index, ended(shared, error).into());
         }
     }

@@ -7,8 +7,8 @@ use pageless_block::{
 };
 use pageless_mem::persist::{self, Flusher};
 use pageless_mem::{
-    ABREAST, Access, CopyError, Extents, Fault, Kmap, MemKind, MemReader, MemWriter, Online, PhysRange, Reader, Region,
-    copy, copy_abreast, copy_ahead,
+    ABREAST, Access, CopyError, Extents, Fault, Kmap, MemReader, MemWriter, Online, PhysRange, Reader, Region, copy,
+    copy_abreast, copy_ahead,
 };
 use std::os::fd::BorrowedFd;
 
@@ -34,9 +34,7 @@ pub(super) struct MemoryQueue {
 impl MemoryQueue {
     pub(super) fn new(reader: Reader, region: Region) -> MemoryQueue {
         let (extents, flusher) = (region.extents(), region.flusher());
-        // A window on memory of a device may have to wait for it.
-        let device = matches!(region.kind(), MemKind::DmaBuf | MemKind::Bar);
-        MemoryQueue { pending: Vec::new(), reader, medium: Medium { region, device, extents, flusher } }
+        MemoryQueue { pending: Vec::new(), reader, medium: Medium { region, extents, flusher } }
     }
 }
 
@@ -84,8 +82,6 @@ impl Queue for MemoryQueue {
 #[derive(Debug)]
 struct Medium {
     region: Region,
-    /// Whether it is memory of a device.
-    device: bool,
     extents: Extents,
     flusher: Flusher,
 }
@@ -155,14 +151,14 @@ impl Medium {
     #[inline]
     fn is_copy(&mut self, bio: &Bio) -> bool {
         match bio.op {
-            _ if self.device => false,
             Op::Read => self.extents.known_data(bio.sector.bytes(), bio.len),
             Op::Write => !bio.wants_fua(),
             _ => false,
         }
     }
 
-    /// What `bio` copies from, or the first of it. What cannot be looked at is found out when its turn comes.
+    /// What `bio` copies from, or the first of it. What cannot be looked at is found out when its turn comes, and memory of a
+    /// device, which might be waited for, is not.
     #[inline(always)]
     fn source<'o>(&self, online: &'o Online<'_>, bio: &Bio) -> Option<Kmap<'o>> {
         let range = match bio.op {
@@ -340,15 +336,7 @@ fn read_abreast(
     let [a, b, c, d] = sources.first_chunk()?;
     let mut from = [a.as_ref()?, b.as_ref()?, c.as_ref()?, d.as_ref()?].map(Kmap::reader);
     let mut to = targets.each_ref().map(Kmap::writer);
-    copy_abreast(&mut from, &mut to);
-    let mut runs = bios.iter().zip(from.iter_mut().zip(&mut to));
-    Some(std::array::from_fn(|_| match runs.next() {
-        Some((bio, (from, to))) if from.remaining() > 0 => {
-            let before = bio.len - from.remaining() as u64;
-            moved(copy(from, to), before).map(drop)
-        }
-        _ => Ok(()),
-    }))
+    Some(copy_abreast(&mut from, &mut to).map(|copied| moved(copied, 0).map(drop)))
 }
 
 /// Copies, and has what `ahead` shows fetched meanwhile.

@@ -164,7 +164,6 @@ impl Context<'_> {
             out(bio);
         };
         let done = match kind {
-            Kind::Read | Kind::Write if writable.max(chain::bytes(&chain.readable)) > MOST => Err(Unreadable),
             Kind::Read => self.frames(&chain.writable, 0, begun.room, |data| submit(Bio::read(sector, data, tag))),
             Kind::Write => {
                 let len = chain::bytes(&chain.readable).saturating_sub(HEADER);
@@ -196,6 +195,9 @@ impl Context<'_> {
         len: u64,
         with: impl FnOnce(ScatterList),
     ) -> Result<Status, Unreadable> {
+        if len > MOST {
+            return Err(Unreadable);
+        }
         // Where it is one run of memory its list is made, and moved, by itself: see `Backlog`.
         if let Some(range) = self.run(pieces, from, len) {
             with(range.into());

@@ -7,7 +7,9 @@
 
 use std::arch::global_asm;
 
+use super::copy;
 use crate::cursor::{MemReader, MemWriter};
+use crate::error::CopyError;
 use crate::fault::may_fault;
 use crate::persist::Stores;
 #[cfg(feature = "testing")]
@@ -112,16 +114,32 @@ unsafe extern "C" {
     fn pageless_mem_abreast(addresses: *const [usize; 2 * ABREAST], len: usize) -> usize;
 }
 
-/// Moves the first bytes of four runs, of each as many, and leaves the cursors behind them: what [`copy`](fn@crate::copy) then moves of
-/// each, and how that ends, is as if it had moved all of it. May move nothing: where the runs are short or long, or not to be stored
-/// through the caches.
+/// Moves four runs, side by side as far as that pays: not where they are short or long, or are not to be stored through the
+/// caches. Each ends as by [`copy`](fn@crate::copy).
 #[inline]
-pub fn copy_abreast(from: &mut [MemReader<'_>; ABREAST], to: &mut [MemWriter<'_>; ABREAST]) {
+pub fn copy_abreast(
+    from: &mut [MemReader<'_>; ABREAST],
+    to: &mut [MemWriter<'_>; ABREAST],
+) -> [Result<usize, CopyError>; ABREAST] {
+    let before = side_by_side(from, to);
+    let mut runs = from.iter_mut().zip(to);
+    std::array::from_fn(|_| match runs.next() {
+        Some((from, to)) if from.remaining().min(to.remaining()) > 0 => match copy(from, to) {
+            Ok(moved) => Ok(before + moved),
+            Err(error) => Err(CopyError { moved: before + error.moved, ..error }),
+        },
+        _ => Ok(before),
+    })
+}
+
+/// Moves the first bytes of each, as many of one as of the other, and says how many.
+#[inline]
+pub(super) fn side_by_side(from: &mut [MemReader<'_>; ABREAST], to: &mut [MemWriter<'_>; ABREAST]) -> usize {
     let runs = || from.iter().zip(&*to);
     let len = runs().map(|(from, to)| from.remaining().min(to.remaining())).min().unwrap_or(0) & !127;
     let cached = to.iter().all(|to| to.stores == Stores::Cached);
     if !cached || !PACED.contains(&len) || !std::arch::is_x86_feature_detected!("avx") {
-        return;
+        return 0;
     }
     let mut addresses = [0; 2 * ABREAST];
     for (index, (from, to)) in runs().enumerate() {
@@ -137,4 +155,5 @@ pub fn copy_abreast(from: &mut [MemReader<'_>; ABREAST], to: &mut [MemWriter<'_>
         from.advance(moved);
         to.advance(moved);
     }
+    moved
 }

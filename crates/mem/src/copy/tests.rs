@@ -97,7 +97,7 @@ fn stores_past_the_end_stop_at_the_very_byte_and_change_no_size() {
     std::fs::remove_file(path).unwrap();
 }
 
-/// What is left to `copy` after four runs were copied side by side ends as the whole would have.
+/// Each of four runs ends as it would have by itself.
 #[test]
 fn of_runs_copied_abreast_each_stops_at_its_own_byte() {
     let (memory, bad, path) = cliff();
@@ -138,19 +138,19 @@ fn of_runs_copied_abreast_each_stops_at_its_own_byte() {
                 });
                 let mut from = sources.each_ref().map(crate::Kmap::reader);
                 let mut to = targets.each_ref().map(crate::Kmap::writer);
-                super::copy_abreast(&mut from, &mut to);
-                for (index, (from, to)) in from.iter_mut().zip(&mut to).enumerate() {
+                let ends = super::copy_abreast(&mut from, &mut to);
+                for (index, end) in ends.into_iter().enumerate() {
                     let what = format!("run {index} of {len}, cliff in {which} after {before}, reading {reads}");
-                    let abreast = len - from.remaining() as u64;
-                    assert_eq!(from.remaining(), to.remaining(), "{what}");
-                    let (moved, fault) = match super::copy(from, to) {
+                    assert_eq!(from[index].remaining(), to[index].remaining(), "{what}");
+                    let (moved, fault) = match end {
                         Ok(moved) => (moved, None),
                         Err(error) => (error.moved, Some(error.fault)),
                     };
                     let stops = index as u64 == which;
-                    assert_eq!(abreast + moved as u64, if stops { before } else { len }, "{what}");
+                    assert_eq!(moved as u64, if stops { before } else { len }, "{what}");
+                    assert_eq!(from[index].remaining() as u64, len - moved as u64, "{what}");
                     assert_eq!(fault, stops.then_some(Fault::Media), "{what}");
-                    let mut got = vec![0; (abreast + moved as u64) as usize];
+                    let mut got = vec![0; moved];
                     targets[index].reader().read(&mut got).unwrap();
                     assert!(got == wanted[index][..got.len()], "{what}");
                 }
@@ -184,7 +184,7 @@ fn runs_that_are_not_to_be_copied_abreast_are_left_to_others() {
         let mut from = sources.each_ref().map(crate::Kmap::reader);
         let mut to =
             targets.each_ref().map(|target| if streaming { target.writer().streaming() } else { target.writer() });
-        super::copy_abreast(&mut from, &mut to);
+        assert_eq!(super::abreast::side_by_side(&mut from, &mut to), moved);
         let left = len as usize - moved;
         assert!(
             from.iter().all(|from| from.remaining() == left) && to.iter().all(|to| to.remaining() == left),
