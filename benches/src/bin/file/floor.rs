@@ -101,6 +101,6 @@ impl Floor {
     }
 }
 
-fn said(fault: Fault) -> Failure {
+pub(crate) fn said(fault: Fault) -> Failure {
     format!("{fault:?}").into()
 }
