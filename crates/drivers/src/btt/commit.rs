@@ -32,7 +32,7 @@ pub(super) fn commit(shared: &Shared, io: &mut Io, writes: &mut [Write], jobs: &
         persist::fence();
     }
     settle(shared, io, writes, jobs, |write| {
-        let (arena, _) = shared.locate(write.external);
+        let arena = write.arena(shared);
         [
             (arena.block_offset(write.lane.free), u64::from(shared.lba_size.bytes())),
             (arena.flog_offset(write.lane.number, write.lane.next), 8),
@@ -45,8 +45,7 @@ pub(super) fn commit(shared: &Shared, io: &mut Io, writes: &mut [Write], jobs: &
         persist::fence();
     }
     settle(shared, io, writes, jobs, |write| {
-        let (arena, _) = shared.locate(write.external);
-        [(arena.flog_offset(write.lane.number, write.lane.next) + 8, 8)]
+        [(write.arena(shared).flog_offset(write.lane.number, write.lane.next) + 8, 8)]
     });
     {
         let section = io.section(shared);
@@ -58,10 +57,7 @@ pub(super) fn commit(shared: &Shared, io: &mut Io, writes: &mut [Write], jobs: &
     if let Err(fault) = io.reader.confirm() {
         step(writes, jobs, |write| Err(write.stuck(shared, fault)));
     }
-    settle(shared, io, writes, jobs, |write| {
-        let (arena, lba) = shared.locate(write.external);
-        [(arena.map_offset(lba), 4)]
-    });
+    settle(shared, io, writes, jobs, |write| [(write.arena(shared).map_offset(write.lba), 4)]);
 }
 
 fn good(writes: &[Write]) -> impl Iterator<Item = &Write> {
@@ -95,18 +91,18 @@ fn settle<const N: usize>(
 }
 
 impl Write {
-    fn flog_entry(&self, shared: &Shared, lba: u32) -> FlogEntry {
+    fn flog_entry(&self, shared: &Shared) -> FlogEntry {
         // An error is kept, so that whoever recovers the lane tries the block first.
         let old = match self.old.state() {
             MapState::Error => self.old,
-            _ => MapEntry::normal(self.old.block(lba)),
+            _ => MapEntry::normal(self.old.block(self.lba)),
         };
-        let entry = FlogEntry::new(lba, old, self.lane.free, self.lane.seq);
+        let entry = FlogEntry::new(self.lba, old, self.lane.free, self.lane.seq);
         if shared.in_pool { entry } else { entry.plain() }
     }
 
     fn store_old(&mut self, shared: &Shared, maps: &mut Maps<'_>, flogs: &mut Flogs<'_>) -> Result<(), Failed> {
-        let (arena, lba) = shared.locate(self.external);
+        let (arena, lba) = (self.arena(shared), self.lba);
         let failed = |fault: Fault| (Status::from(fault), State::Failed);
         // By another queue that met trouble since.
         if arena.frozen() {
@@ -123,31 +119,31 @@ impl Write {
             shared.freeze(arena, Trouble::Froze(finding));
             return Err((Status::ReadOnly, State::Failed));
         }
+        let (first, second) = self.flog_entry(shared).halves();
+        self.flog = second;
         // Not current yet, so it does not count.
-        flogs.store(arena, &self.lane, &self.flog_entry(shared, lba), Half::Old).map_err(|fault| {
+        flogs.store(arena, &self.lane, Half::Old, first).map_err(|fault| {
             let state = if fault == Fault::Media { State::Retired } else { State::Failed };
             (fault.into(), state)
         })
     }
 
     fn store_new(&mut self, shared: &Shared, flogs: &mut Flogs<'_>) -> Result<(), Failed> {
-        let (arena, lba) = shared.locate(self.external);
-        let stored = flogs.store(arena, &self.lane, &self.flog_entry(shared, lba), Half::New);
+        let stored = flogs.store(self.arena(shared), &self.lane, Half::New, self.flog);
         stored.map_err(|fault| self.stuck(shared, fault))
     }
 
     fn store_map(&mut self, shared: &Shared, maps: &mut Maps<'_>) -> Result<(), Failed> {
-        let (arena, lba) = shared.locate(self.external);
         let entry = MapEntry::normal(self.lane.free);
-        let stored = maps.of(arena, lba).and_then(|map| map.store(lba, entry));
+        let stored = maps.of(self.arena(shared), self.lba).and_then(|map| map.store(self.lba, entry));
         stored.map_err(|fault| self.stuck(shared, fault))
     }
 
     /// The flog may have the write, and the map has not.
     #[cold]
     fn stuck(&self, shared: &Shared, fault: Fault) -> Failed {
-        let (arena, lba) = shared.locate(self.external);
-        shared.freeze(arena, Trouble::MapNotStored { arena: arena.number, lba, fault });
+        let arena = self.arena(shared);
+        shared.freeze(arena, Trouble::MapNotStored { arena: arena.number, lba: self.lba, fault });
         (fault.into(), State::Committed)
     }
 }

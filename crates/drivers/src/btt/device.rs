@@ -85,12 +85,18 @@ impl Shared {
     /// Where an external block of the disk lies, which must have it.
     #[inline]
     pub(super) fn locate(&self, block: u64) -> (&Arena, u32) {
+        let (arena, lba) = self.find(block);
+        (&self.arenas[arena], lba)
+    }
+
+    /// The same, with the arena's place among all.
+    #[inline]
+    pub(super) fn find(&self, block: u64) -> (usize, u32) {
         let after = match self.arenas.len() {
             1 => 1,
             _ => self.arenas.partition_point(|arena| arena.first <= block).max(1),
         };
-        let arena = &self.arenas[after - 1];
-        (arena, u32::try_from(block - arena.first).unwrap_or(u32::MAX))
+        (after - 1, u32::try_from(block - self.arenas[after - 1].first).unwrap_or(u32::MAX))
     }
 
     pub(super) fn freeze(&self, arena: &Arena, trouble: Trouble) {

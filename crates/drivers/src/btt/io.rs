@@ -8,7 +8,7 @@ use pageless_mem::{Access, Extents, Fault, Kmap, Online, PhysRange, Reader};
 
 use super::arena::Arena;
 use super::device::Shared;
-use super::flog::{self, FlogEntry, Which};
+use super::flog::{self, Which};
 use super::lanes::Lane;
 use super::map::{self, MapEntry};
 
@@ -216,13 +216,12 @@ impl FlogWindow<'_> {
 impl Flogs<'_> {
     /// Stores half of a lane's next entry: durable after the next fence.
     #[inline]
-    pub(super) fn store(&mut self, arena: &Arena, lane: &Lane, entry: &FlogEntry, half: Half) -> Result<(), Fault> {
+    pub(super) fn store(&mut self, arena: &Arena, lane: &Lane, half: Half, word: u64) -> Result<(), Fault> {
         if self.window.as_ref().is_none_or(|window| !window.shows(arena, lane.number)) {
             self.window = Some(self.section.flog(arena, lane.number)?);
         }
         let Some(FlogWindow { start, window, .. }) = &self.window else { return Err(Fault::Gone) };
-        let (old, new) = entry.halves();
-        let (at, word) = if half == Half::Old { (0, old) } else { (8, new) };
+        let at = if half == Half::Old { 0 } else { 8 };
         let offset = usize::try_from(arena.flog_offset(lane.number, lane.next) - start).unwrap_or(usize::MAX);
         window.cell::<u64>(offset + at).ok_or(Fault::Gone)?.store_back(word.to_le())
     }

@@ -39,8 +39,8 @@ impl Model {
     /// The steps of a write.
     fn write<'s>(&'s self, lanes: &mut LaneSet<'s>) {
         let mut lane = lanes.next(&self.lanes).or_else(|| lanes.wait(&self.lanes)).unwrap();
-        ReadTable::look();
-        lane.find_unread(lanes.of(&self.lanes).unwrap(), |block| self.reads.reads(Block::new(0, block)));
+        let watched = self.reads.look();
+        lane.find_unread(lanes.of(&self.lanes).unwrap(), |block| watched && self.reads.reads(Block::new(0, block)));
         self.blocks[lane.free as usize].with_mut(|_| ());
         let held = self.locks.hold(std::iter::once(0));
         let old = self.map.load(Ordering::Acquire);

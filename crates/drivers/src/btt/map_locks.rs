@@ -14,6 +14,9 @@ const ENTRIES: u64 = 16;
 /// Locks that a batch takes, at most.
 pub(super) const AT_ONCE: usize = super::lanes::PER_GROUP;
 
+/// Locks of a disk: enough that two batches rarely want the same one.
+pub(super) const MOST: usize = 1024;
+
 /// Locks for all external blocks, each for many.
 #[derive(Debug)]
 pub(super) struct MapLocks(Box<[Mutex<()>]>);
@@ -22,29 +25,31 @@ pub(super) struct MapLocks(Box<[Mutex<()>]>);
 pub(super) type Held<'l> = [Option<MutexGuard<'l, ()>>; AT_ONCE];
 
 impl MapLocks {
+    /// So many, or the next power of two, and [`MOST`] at most.
     pub(super) fn new(count: usize) -> MapLocks {
-        MapLocks((0..count.max(1)).map(|_| Mutex::new(())).collect())
+        MapLocks((0..count.clamp(1, MOST).next_power_of_two()).map(|_| Mutex::new(())).collect())
     }
 
     fn of(&self, block: u64) -> usize {
-        usize::try_from(block / ENTRIES % self.0.len() as u64).unwrap_or(0)
+        (block / ENTRIES) as usize & (self.0.len() - 1)
     }
 
     /// Takes the locks of these external blocks, of which there are at most [`AT_ONCE`].
     pub(super) fn hold(&self, blocks: impl Iterator<Item = u64>) -> Held<'_> {
-        let mut wanted = [usize::MAX; AT_ONCE];
-        for (slot, block) in wanted.iter_mut().zip(blocks) {
-            *slot = self.of(block);
+        // A bit for each: they come out in order, and none of them twice.
+        let mut wanted = [0_u64; MOST / 64];
+        for index in blocks.map(|block| self.of(block)) {
+            wanted[index / 64] |= 1 << (index % 64);
         }
-        wanted.sort_unstable();
         let mut held = [const { None }; AT_ONCE];
-        let mut last = usize::MAX;
-        for (slot, index) in held.iter_mut().zip(wanted) {
-            if index != last
-                && let Some(mutex) = self.0.get(index)
-            {
-                *slot = Some(lock(mutex));
-                last = index;
+        let mut slots = held.iter_mut();
+        for (mut word, first) in wanted.into_iter().zip((0..).step_by(64)) {
+            while word != 0 {
+                let index = first + word.trailing_zeros() as usize;
+                word &= word - 1;
+                if let Some(slot) = slots.next() {
+                    *slot = Some(lock(&self.0[index]));
+                }
             }
         }
         held

@@ -20,7 +20,7 @@ use super::flog::FlogLayout;
 use super::info::{ArenaState, Identity, Uuid};
 use super::lanes::LanePool;
 use super::layout::Placement;
-use super::map_locks::MapLocks;
+use super::map_locks::{self, MapLocks};
 use super::read_table::ReadTable;
 use super::recover::{self, Recovered};
 use super::trouble::{Trouble, Troubles};
@@ -90,7 +90,6 @@ pub(super) fn open(memory: &Memory, region: &Region, options: &OpenOptions) -> R
         let first = arenas.last().map_or(0, Arena::end);
         arenas.push(Arena::new(found, first, recovered.layout, lanes, recovered.writes));
     }
-    let lanes = arenas.iter().map(|arena| arena.geometry.nfree()).max().unwrap_or(0);
     let strict = options.order == Order::Strict && region.durability() == Durability::Msync;
     let shared = Shared {
         memory: memory.clone(),
@@ -98,7 +97,7 @@ pub(super) fn open(memory: &Memory, region: &Region, options: &OpenOptions) -> R
         arenas,
         lba_size,
         in_pool: report.found.placement == Placement::Pmemblk,
-        locks: MapLocks::new(lanes as usize),
+        locks: MapLocks::new(map_locks::MOST),
         reads: Arc::new(ReadTable::new()),
         troubles: Troubles::new(troubles),
         ailing: AtomicBool::new(!region.bad_ranges().is_empty()),

@@ -67,15 +67,21 @@ impl ReadTable {
         Some(Place { table: Arc::clone(self), index })
     }
 
-    /// To be called between the change of the map that freed a block, and [`ReadTable::reads`].
-    pub(super) fn look() {
+    /// To be called between the change of the map that freed blocks, and [`ReadTable::reads`] of them. False: none of them
+    /// is read.
+    pub(super) fn look(&self) -> bool {
         fence(Ordering::SeqCst);
+        self.used().iter().any(|place| place.count.load(Ordering::Acquire) > 0)
+    }
+
+    fn used(&self) -> &[Reads] {
+        let used = usize::try_from(self.used.load(Ordering::SeqCst)).unwrap_or(PLACES).min(PLACES);
+        &self.places[..used]
     }
 
     /// Whether anybody reads the block.
     pub(super) fn reads(&self, block: Block) -> bool {
-        let used = usize::try_from(self.used.load(Ordering::SeqCst)).unwrap_or(PLACES).min(PLACES);
-        self.places[..used].iter().any(|place| {
+        self.used().iter().any(|place| {
             let count = usize::try_from(place.count.load(Ordering::Acquire)).unwrap_or(AT_ONCE).min(AT_ONCE);
             place.blocks[..count].iter().any(|read| read.load(Ordering::Acquire) == block.0)
         })

@@ -31,7 +31,6 @@ use super::io::{Io, Section};
 use super::lanes::{Lane, LaneSet, PER_GROUP};
 use super::map::{MapEntry, MapState};
 use super::queue::Job;
-use super::read_table::ReadTable;
 use super::trouble::Trouble;
 
 /// Requests, and how far they are.
@@ -41,6 +40,8 @@ pub(super) type Batch<'b> = (&'b [Bio], &'b mut [Job]);
 #[derive(Debug, Default)]
 pub(super) struct Writes {
     blocks: Vec<Write>,
+    /// A bit for what each block of the disk is modulo 64.
+    marks: u64,
     /// They take another lane.
     again: Vec<Write>,
 }
@@ -54,11 +55,17 @@ pub(super) struct Write {
     index: u64,
     /// The block of the disk.
     pub(super) external: u64,
+    /// The place of its arena.
+    arena: usize,
+    /// The block of the arena.
+    pub(super) lba: u32,
     pub(super) lane: Lane,
     /// What is stored; zeroes if the request has no frames.
     frames: ListCursor,
     /// The entry that the map had.
     pub(super) old: MapEntry,
+    /// The second half of its flog entry, which is stored after the first one.
+    pub(super) flog: u64,
     pub(super) state: State,
 }
 
@@ -108,10 +115,12 @@ impl Writes {
         batch: &mut Batch<'_>,
         (job, index, external): (usize, u64, u64),
     ) -> bool {
-        let (arena, _) = shared.locate(external);
+        let (place, lba) = shared.find(external);
+        let arena = &shared.arenas[place];
+        let mark = 1 << (external % 64);
         let same = |write: &Write| write.external == external;
         // Of two writes of a block the second one frees what the first one wrote.
-        if self.blocks.len() == PER_GROUP || self.blocks.iter().any(same) {
+        if self.blocks.len() == PER_GROUP || (self.marks & mark != 0 && self.blocks.iter().any(same)) {
             self.run(shared, io, lanes, batch);
         }
         if batch.1[job].failed() {
@@ -130,12 +139,14 @@ impl Writes {
             batch.1[job].fail(index, no_lane(arena));
             return false;
         };
-        let frames = batch.1[job].frames;
-        if batch.0[job].op == Op::Write {
-            batch.1[job].frames.skip(&batch.0[job].data, u64::from(shared.lba_size.block()));
+        let (bio, frames) = (&batch.0[job], batch.1[job].frames);
+        let block = u64::from(shared.lba_size.block());
+        if bio.op == Op::Write && (index + 1) * block < bio.len {
+            batch.1[job].frames.skip(&bio.data, block);
         }
-        let old = MapEntry::from_raw(0);
-        self.blocks.push(Write { job, index, external, lane, frames, old, state: State::Good });
+        let (old, flog, state) = (MapEntry::from_raw(0), 0, State::Good);
+        self.marks |= mark;
+        self.blocks.push(Write { job, index, external, arena: place, lba, lane, frames, old, flog, state });
         true
     }
 
@@ -146,7 +157,7 @@ impl Writes {
         }
         self.run_once(shared, io, lanes, batch);
         while let Some(write) = self.again.pop() {
-            let (arena, _) = shared.locate(write.external);
+            let arena = write.arena(shared);
             match lanes.next(&arena.lanes).or_else(|| lanes.wait(&arena.lanes)) {
                 Some(lane) => {
                     self.blocks.push(Write { lane, state: State::Good, ..write });
@@ -160,12 +171,13 @@ impl Writes {
     fn run_once(&mut self, shared: &Shared, io: &mut Io, lanes: &mut LaneSet<'_>, batch: &mut Batch<'_>) {
         self.store_data(shared, io, lanes, batch);
         commit(shared, io, &mut self.blocks, batch.1);
+        self.marks = 0;
         for write in self.blocks.drain(..) {
-            let (arena, lba) = shared.locate(write.external);
+            let arena = write.arena(shared);
             let lane = match write.state {
                 State::Good => Lane {
                     number: write.lane.number,
-                    free: write.old.block(lba),
+                    free: write.old.block(write.lba),
                     next: write.lane.next.other(),
                     seq: write.lane.seq.next(),
                     suspect: write.old.state() == MapState::Error,
@@ -192,16 +204,15 @@ impl Writes {
 
     /// The first step: nothing that is stored here is anybody's yet.
     fn store_data(&mut self, shared: &Shared, io: &mut Io, lanes: &mut LaneSet<'_>, (bios, jobs): &mut Batch<'_>) {
-        ReadTable::look();
+        let watched = shared.reads.look();
         for write in &mut self.blocks {
-            write.find_block(shared, io, lanes, jobs);
+            write.find_block(shared, io, lanes, jobs, watched);
         }
         {
             let section = io.section(shared);
             let mut maps = section.maps(Access::Write);
             for write in &self.blocks {
-                let (arena, lba) = shared.locate(write.external);
-                maps.prefetch(arena, lba);
+                maps.prefetch(write.arena(shared), write.lba);
             }
             for at in 0..self.blocks.len() {
                 let (now, later) = self.blocks.split_at_mut(at + 1);
@@ -214,7 +225,7 @@ impl Writes {
         }
         for write in &mut self.blocks {
             while write.state == State::BadBlock {
-                write.find_block(shared, io, lanes, jobs);
+                write.find_block(shared, io, lanes, jobs, watched);
                 if write.state == State::Good
                     && let Err(fault) = write.store_data(shared, &io.section(shared), &bios[write.job], None)
                 {
@@ -233,15 +244,25 @@ impl Writes {
 }
 
 impl Write {
+    /// Where its block lies.
+    #[inline]
+    pub(super) fn arena<'s>(&self, shared: &'s Shared) -> &'s Arena {
+        &shared.arenas[self.arena]
+    }
+
     #[cold]
     pub(super) fn fail(&mut self, jobs: &mut [Job], status: Status, state: State) {
         jobs[self.job].fail(self.index, status);
         self.state = state;
     }
 
-    /// Sees to it that the lane's block can be stored to, or takes a lane of which it can.
-    fn find_block(&mut self, shared: &Shared, io: &mut Io, lanes: &mut LaneSet<'_>, jobs: &mut [Job]) {
-        let (arena, _) = shared.locate(self.external);
+    /// Sees to it that the lane's block can be stored to, or takes a lane of which it can. Blocks that are free may be read
+    /// still if some are `watched`.
+    fn find_block(&mut self, shared: &Shared, io: &mut Io, lanes: &mut LaneSet<'_>, jobs: &mut [Job], watched: bool) {
+        let arena = self.arena(shared);
+        if !watched && self.state == State::Good && !self.lane.suspect && !shared.bad(arena, self.lane.free) {
+            return;
+        }
         let mut none = VecDeque::new();
         let idle = lanes.of(&arena.lanes).unwrap_or(&mut none);
         loop {
@@ -275,7 +296,7 @@ impl Write {
         if fault == Fault::Media {
             shared.ails();
         }
-        let (arena, _) = shared.locate(self.external);
+        let arena = self.arena(shared);
         match fault {
             Fault::Media if shared.bad(arena, self.lane.free) => self.state = State::BadBlock,
             _ => self.fail(jobs, fault.into(), State::Failed),
@@ -299,8 +320,7 @@ impl Write {
         bio: &Bio,
         mut ahead: Option<Kmap<'_>>,
     ) -> Result<(), Fault> {
-        let (arena, _) = shared.locate(self.external);
-        let window = section.block(arena, self.lane.free, Access::Write)?;
+        let window = section.block(self.arena(shared), self.lane.free, Access::Write)?;
         let mut to = window.writer().streaming();
         let (block, metadata) = (shared.lba_size.block() as usize, shared.lba_size.metadata() as usize);
         if bio.op != Op::Write {
