@@ -105,8 +105,7 @@ impl Arena {
     /// Byte of the medium where one of a lane's flog entries is.
     #[inline]
     pub(super) fn flog_offset(&self, lane: u32, which: Which) -> u64 {
-        let slot = self.layout.slot(which) as u64;
-        self.start + self.geometry.flog_offset(lane) + slot * super::flog::ENTRY_SIZE
+        self.start + self.geometry.flogoff() + self.layout.offset(lane, which)
     }
 
     /// The name of an internal block among those of all arenas.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! [`commit`]: the steps of writes that follow their data, under the locks of their blocks.
+//! [`commit`]: the steps of writes that follow their data, while their blocks are claimed.
 //!
 //! Whatever may keep the map from being stored to is found out before the flog is: a hole that cannot be filled, a page that
 //! cannot be written. What fails after that all the same leaves a write that only recovery can finish, as long as nobody
@@ -9,6 +9,7 @@ use pageless_block::Status;
 use pageless_mem::{Access, Fault, persist};
 
 use super::check::{Finding, Problem};
+use super::claims::Claimant;
 use super::device::Shared;
 use super::flog::FlogEntry;
 use super::io::{Flogs, Half, Io, Maps};
@@ -23,8 +24,8 @@ use super::write::{State, Write};
 type Failed = (Status, State);
 
 /// Makes the data of these writes, no two of them of one block, what their blocks hold.
-pub(super) fn commit(shared: &Shared, io: &mut Io, writes: &mut [Write], jobs: &mut [Job]) {
-    let _held = shared.locks.hold(good(writes).map(|write| write.external));
+pub(super) fn commit(shared: &Shared, io: &mut Io, claims: &mut Claimant, writes: &mut [Write], jobs: &mut [Job]) {
+    let _claimed = claims.claim(good(writes).map(|write| write.external));
     {
         let section = io.section(shared);
         let (mut maps, mut flogs) = (section.maps(Access::Write), section.flogs());

@@ -12,10 +12,10 @@ use pageless_mem::{Memory, Region};
 
 use super::BttError;
 use super::arena::Arena;
+use super::claims::Claims;
 use super::create::{CreateOptions, create};
 use super::info::Identity;
 use super::layout::{LbaSize, NewArena, Placement};
-use super::map_locks::MapLocks;
 use super::open::{OpenOptions, Opened, Order, open};
 use super::queue::BttQueue;
 use super::read_table::ReadTable;
@@ -71,7 +71,7 @@ pub(super) struct Shared {
     pub(super) lba_size: LbaSize,
     /// PMDK's, whose flog has flags.
     pub(super) in_pool: bool,
-    pub(super) locks: MapLocks,
+    pub(super) claims: Arc<Claims>,
     pub(super) reads: Arc<ReadTable>,
     pub(super) troubles: Troubles,
     /// The medium has bad ranges, so free blocks are looked up among them.
@@ -106,10 +106,15 @@ impl Shared {
     }
 
     /// Whether a contained fault, or the system, has found any of an arena's internal block bad.
+    #[inline]
     pub(super) fn bad(&self, arena: &Arena, block: u32) -> bool {
+        self.ailing.load(Ordering::Relaxed) && self.is_bad(arena, block)
+    }
+
+    #[cold]
+    fn is_bad(&self, arena: &Arena, block: u32) -> bool {
         let (start, len) = (arena.block_offset(block), u64::from(self.lba_size.bytes()));
-        self.ailing.load(Ordering::Relaxed)
-            && self.region.bad_ranges().iter().any(|(bad, size)| *bad < start + len && start < bad + size)
+        self.region.bad_ranges().iter().any(|(bad, size)| *bad < start + len && start < bad + size)
     }
 
     /// The medium did not give or take bytes somewhere.

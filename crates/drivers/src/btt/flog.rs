@@ -147,6 +147,11 @@ pub enum FlogLayout {
 }
 
 impl FlogLayout {
+    /// Where one of a lane's entries is, from the first byte of the flog on.
+    pub const fn offset(self, lane: u32, which: Which) -> u64 {
+        lane as u64 * GROUP_SIZE + self.slot(which) as u64 * ENTRY_SIZE
+    }
+
     /// The slot of the `which`th entry of the pair.
     pub const fn slot(self, which: Which) -> usize {
         match (self, which) {

@@ -92,7 +92,7 @@ impl Section<'_> {
         let show = |first, lanes| {
             let start = arena.flog_offset(first, Which::First);
             let window = self.window(start, u64::from(lanes) * flog::GROUP_SIZE, Access::Write)?;
-            Ok(FlogWindow { arena: arena.number, first, lanes, start, window })
+            Ok(FlogWindow { arena: arena.number, first, lanes, window })
         };
         let all = show(0, arena.geometry.nfree());
         all.or_else(|fault| if fault == Fault::Media { show(lane, 1) } else { Err(fault) })
@@ -170,7 +170,7 @@ impl MapWindow<'_> {
         Ok(MapEntry::from_raw(u32::from_le(self.cell(lba)?.load()?)))
     }
 
-    /// An entry that is about to be changed by the holder of its lock: whatever keeps it from being stored to is found out
+    /// An entry that is about to be changed by who claims it: whatever keeps it from being stored to is found out
     /// now.
     #[inline]
     pub(super) fn entry_to_change(&self, lba: u32) -> Result<MapEntry, Fault> {
@@ -201,8 +201,6 @@ struct FlogWindow<'s> {
     arena: u32,
     first: u32,
     lanes: u32,
-    /// Its first byte on the medium.
-    start: u64,
     window: Kmap<'s>,
 }
 
@@ -220,9 +218,9 @@ impl Flogs<'_> {
         if self.window.as_ref().is_none_or(|window| !window.shows(arena, lane.number)) {
             self.window = Some(self.section.flog(arena, lane.number)?);
         }
-        let Some(FlogWindow { start, window, .. }) = &self.window else { return Err(Fault::Gone) };
-        let at = if half == Half::Old { 0 } else { 8 };
-        let offset = usize::try_from(arena.flog_offset(lane.number, lane.next) - start).unwrap_or(usize::MAX);
-        window.cell::<u64>(offset + at).ok_or(Fault::Gone)?.store_back(word.to_le())
+        let Some(FlogWindow { first, window, .. }) = &self.window else { return Err(Fault::Gone) };
+        let entry = usize::try_from(arena.layout.offset(lane.number - first, lane.next)).unwrap_or(usize::MAX);
+        let half = if half == Half::Old { 0 } else { 8 };
+        window.cell::<u64>(entry.saturating_add(half)).ok_or(Fault::Gone)?.store_back(word.to_le())
     }
 }

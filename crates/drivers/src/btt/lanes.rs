@@ -132,10 +132,10 @@ impl<'s> LaneSet<'s> {
     /// The lanes of an arena that do nothing, if this batch has any of that arena.
     #[inline]
     pub(super) fn of(&mut self, pool: &LanePool) -> Option<&mut Group> {
-        let held = self.held.iter_mut().flatten();
-        held.map(|(held, group)| (*held, group))
-            .find(|(held, _)| std::ptr::eq(*held, pool))
-            .map(|(_, group)| &mut **group)
+        self.held.iter_mut().find_map(|held| match held {
+            Some((held, group)) if std::ptr::eq(*held, pool) => Some(&mut **group),
+            _ => None,
+        })
     }
 }
 

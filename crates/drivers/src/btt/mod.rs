@@ -35,6 +35,7 @@
 
 mod arena;
 pub mod check;
+mod claims;
 mod commit;
 mod create;
 mod device;
@@ -48,7 +49,6 @@ pub mod layout;
 #[cfg(all(test, loom))]
 mod loom;
 pub mod map;
-mod map_locks;
 mod open;
 mod queue;
 mod read;

@@ -14,13 +14,13 @@ use super::BttError;
 use super::arena::Arena;
 use super::check::medium::Medium;
 use super::check::{self, CheckOptions, Finding, FoundArena, Problem, Watch};
+use super::claims::Claims;
 use super::device::{Promise, Shared};
 use super::first_change::owned;
 use super::flog::FlogLayout;
 use super::info::{ArenaState, Identity, Uuid};
 use super::lanes::LanePool;
 use super::layout::Placement;
-use super::map_locks::{self, MapLocks};
 use super::read_table::ReadTable;
 use super::recover::{self, Recovered};
 use super::trouble::{Trouble, Troubles};
@@ -97,7 +97,7 @@ pub(super) fn open(memory: &Memory, region: &Region, options: &OpenOptions) -> R
         arenas,
         lba_size,
         in_pool: report.found.placement == Placement::Pmemblk,
-        locks: MapLocks::new(map_locks::MOST),
+        claims: Arc::new(Claims::new()),
         reads: Arc::new(ReadTable::new()),
         troubles: Troubles::new(troubles),
         ailing: AtomicBool::new(!region.bad_ranges().is_empty()),

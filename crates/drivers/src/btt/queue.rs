@@ -71,13 +71,14 @@ impl Job {
 
 impl BttQueue {
     pub(super) fn new(shared: Arc<Shared>) -> Result<BttQueue, BttError> {
+        let place = shared.reads.enter().ok_or(BttError::NoQueues)?;
         Ok(BttQueue {
             pending: Vec::new(),
             jobs: Vec::new(),
             io: Io::new(&shared),
-            place: shared.reads.enter().ok_or(BttError::NoQueues)?,
             reads: Reads::default(),
-            writes: Writes::default(),
+            writes: Writes::new(shared.claims.enter(place.number())),
+            place,
             shared,
         })
     }

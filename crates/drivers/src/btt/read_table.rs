@@ -5,7 +5,7 @@
 //! A reader publishes the block that the map names, and then looks at the map again: if it still names that block, nobody
 //! stores to the block until the reader is done. A writer that freed a block changes the map first, then looks here, and
 //! leaves a block alone that anybody has published. Between its two steps each side has a full fence, so at least one of
-//! them sees the other. A writer never waits with a lock held, and a reader never waits, so the wait is as long as a copy.
+//! them sees the other. A writer never waits here with blocks claimed, and a reader never waits, so the wait is as long as a copy.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use super::sync::{AtomicU64, Mutex, Ordering, fence, lock};
 pub(super) const AT_ONCE: usize = 16;
 
 /// Queues that there can be.
-const PLACES: usize = if cfg!(loom) { 2 } else { 256 };
+pub(super) const PLACES: usize = if cfg!(loom) { 2 } else { 256 };
 
 /// A block of an arena.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]

@@ -5,11 +5,11 @@
 //! ```text
 //!            wait until nobody reads the lane's free block
 //! data       bytes -> free block
-//!            take the map locks; the entry that the map has
+//!            claim the blocks; the entry that the map has
 //! flog, old  {lba, old entry} -> the lane's other slot, which is not current     fence
 //! flog, new  {new entry, sequence number} in one store                           fence
 //! map        new entry in one store                                              fence
-//!            give the locks back; what the entry named is the lane's free block
+//!            give up the claim; what the entry named is the lane's free block
 //! ```
 //! Each fence is shared by up to [`PER_GROUP`] writes, no two of them of one block. A cut before the second fence leaves
 //! the old block, or what recovery finishes, as one after it does. What follows the data is [`commit`]'s.
@@ -25,6 +25,7 @@ use pageless_block::{Bio, ListCursor, Op, Status};
 use pageless_mem::{Access, Fault, Kmap, copy, copy_ahead, persist};
 
 use super::arena::Arena;
+use super::claims::Claimant;
 use super::commit::commit;
 use super::device::Shared;
 use super::io::{Io, Section};
@@ -37,8 +38,9 @@ use super::trouble::Trouble;
 pub(super) type Batch<'b> = (&'b [Bio], &'b mut [Job]);
 
 /// Blocks to be written.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Writes {
+    pub(super) claims: Claimant,
     blocks: Vec<Write>,
     /// A bit for what each block of the disk is modulo 64.
     marks: u64,
@@ -87,6 +89,10 @@ pub(super) enum State {
 }
 
 impl Writes {
+    pub(super) fn new(claims: Claimant) -> Writes {
+        Writes { claims, blocks: Vec::new(), marks: 0, again: Vec::new() }
+    }
+
     /// Writes a request, or the most of it: [`Writes::run`] does the rest.
     pub(super) fn add<'s>(
         &mut self,
@@ -170,7 +176,7 @@ impl Writes {
 
     fn run_once(&mut self, shared: &Shared, io: &mut Io, lanes: &mut LaneSet<'_>, batch: &mut Batch<'_>) {
         self.store_data(shared, io, lanes, batch);
-        commit(shared, io, &mut self.blocks, batch.1);
+        commit(shared, io, &mut self.claims, &mut self.blocks, batch.1);
         self.marks = 0;
         for write in self.blocks.drain(..) {
             let arena = write.arena(shared);
@@ -206,7 +212,9 @@ impl Writes {
     fn store_data(&mut self, shared: &Shared, io: &mut Io, lanes: &mut LaneSet<'_>, (bios, jobs): &mut Batch<'_>) {
         let watched = shared.reads.look();
         for write in &mut self.blocks {
-            write.find_block(shared, io, lanes, jobs, watched);
+            if watched || !write.has_block(shared) {
+                write.find_block(shared, io, lanes, jobs);
+            }
         }
         {
             let section = io.section(shared);
@@ -225,7 +233,7 @@ impl Writes {
         }
         for write in &mut self.blocks {
             while write.state == State::BadBlock {
-                write.find_block(shared, io, lanes, jobs, watched);
+                write.find_block(shared, io, lanes, jobs);
                 if write.state == State::Good
                     && let Err(fault) = write.store_data(shared, &io.section(shared), &bios[write.job], None)
                 {
@@ -256,13 +264,15 @@ impl Write {
         self.state = state;
     }
 
-    /// Sees to it that the lane's block can be stored to, or takes a lane of which it can. Blocks that are free may be read
-    /// still if some are `watched`.
-    fn find_block(&mut self, shared: &Shared, io: &mut Io, lanes: &mut LaneSet<'_>, jobs: &mut [Job], watched: bool) {
+    /// Whether the lane's block can be stored to as it is, if nobody reads any block.
+    #[inline]
+    fn has_block(&self, shared: &Shared) -> bool {
+        self.state == State::Good && !self.lane.suspect && !shared.bad(self.arena(shared), self.lane.free)
+    }
+
+    /// Sees to it that the lane's block can be stored to, or takes a lane of which it can.
+    fn find_block(&mut self, shared: &Shared, io: &mut Io, lanes: &mut LaneSet<'_>, jobs: &mut [Job]) {
         let arena = self.arena(shared);
-        if !watched && self.state == State::Good && !self.lane.suspect && !shared.bad(arena, self.lane.free) {
-            return;
-        }
         let mut none = VecDeque::new();
         let idle = lanes.of(&arena.lanes).unwrap_or(&mut none);
         loop {
@@ -335,6 +345,9 @@ impl Write {
             };
             copied.map_err(|error| error.fault)?;
             left -= u64::from(range.len());
+            if left == 0 {
+                break;
+            }
         }
         if metadata > 0 { to.zero(metadata).map_err(|error| error.fault) } else { Ok(()) }
     }

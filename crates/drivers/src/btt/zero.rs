@@ -9,11 +9,11 @@ use pageless_block::{Bio, Flags, Op, Status};
 use pageless_mem::{Access, Extent, Fault};
 
 use super::arena::Arena;
+use super::claims::{Claimant, Claims};
 use super::device::Shared;
 use super::io::{Io, Maps};
 use super::lanes::LaneSet;
 use super::map::{MapEntry, MapState};
-use super::map_locks::MapLocks;
 use super::open::Order;
 use super::read::out_of_bounds;
 use super::write::{Batch, Writes};
@@ -46,7 +46,7 @@ pub(super) fn execute<'s>(
     while index < count {
         let external = first + index;
         let (arena, lba) = shared.locate(external);
-        let run = Run { arena, lba, len: MapLocks::run(external).min(count - index).min(arena.end() - external) };
+        let run = Run { arena, lba, len: Claims::run(external).min(count - index).min(arena.end() - external) };
         if bio.op == Op::Discard
             && let Extent::Hole(bytes) = io.extents.next(arena.map_offset(lba), run.rest(count - index))
         {
@@ -54,7 +54,7 @@ pub(super) fn execute<'s>(
             index += (bytes / 4).max(1);
             continue;
         }
-        match run.zero(shared, io, external, bio) {
+        match run.zero(shared, io, &mut writes.claims, external, bio) {
             Ok(None) => index += run.len,
             Ok(Some(unreadable)) => {
                 index += unreadable;
@@ -85,10 +85,17 @@ impl Run<'_> {
     }
 
     /// Changes the entries. Stops at one whose block cannot be read, and says how many were done by then.
-    fn zero(&self, shared: &Shared, io: &mut Io, external: u64, bio: &Bio) -> Result<Option<u64>, (u64, Status)> {
+    fn zero(
+        &self,
+        shared: &Shared,
+        io: &mut Io,
+        claims: &mut Claimant,
+        external: u64,
+        bio: &Bio,
+    ) -> Result<Option<u64>, (u64, Status)> {
         let Run { arena, lba, len } = *self;
         shared.may_change(arena).map_err(|status| (0, status))?;
-        let held = shared.locks.hold(std::iter::once(external));
+        let claimed = claims.claim(std::iter::once(external));
         let mut stopped = Ok(None);
         {
             let section = io.section(shared);
@@ -108,7 +115,7 @@ impl Run<'_> {
                 }
             }
         }
-        drop(held);
+        drop(claimed);
         if let Err(fault) = io.reader.confirm()
             && io.lost(shared, bio, fault)
         {
@@ -122,7 +129,7 @@ impl Run<'_> {
     }
 }
 
-/// Changes an entry under its lock. False when its block cannot be read.
+/// Changes an entry that is claimed. False when its block cannot be read.
 fn zero_entry(shared: &Shared, maps: &mut Maps<'_>, (arena, lba): (&Arena, u32), op: Op) -> Result<bool, Status> {
     let map = maps.of(arena, lba)?;
     let entry = map.entry_to_change(lba)?;
