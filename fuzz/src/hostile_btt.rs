@@ -292,8 +292,24 @@ impl Image {
 
     /// Checks, and asserts what holds of every check. Nothing where there is no BTT.
     pub(crate) fn check(&mut self) -> Option<Checked> {
+        self.check_in_parts(1)
+    }
+
+    /// Checks as a whole and in two parts, which come to the same.
+    pub(crate) fn check_both_ways(&mut self) {
+        let both = [1, 2].map(|threads| {
+            self.check_in_parts(threads).map(|Checked { report, mut findings }| {
+                findings.sort_by_key(|finding| (finding.arena, finding.offset, finding.problem.name()));
+                (findings, report.changes)
+            })
+        });
+        assert_eq!(both[0], both[1]);
+    }
+
+    fn check_in_parts(&mut self, threads: u32) -> Option<Checked> {
         let mut heard = Heard { len: self.medium.len(), ..Heard::default() };
-        let checked = check(&mut self.medium, CheckOptions::default(), &mut heard);
+        let options = CheckOptions { threads: Some(threads), ..CheckOptions::default() };
+        let checked = check(&mut self.medium, options, &mut heard);
         match checked {
             Ok(report) => {
                 assert_eq!(heard.counts, report.counts);

@@ -6,11 +6,14 @@
 
 use btt_rig::{LANES, LEN, Rig, run};
 use pageless_block::{Bio, BlockDevice, Sector, Status, open_checked};
-use pageless_drivers::btt::check::{Part, Problem};
+use pageless_drivers::btt::check::medium::Medium;
+use pageless_drivers::btt::check::{CheckOptions, Finding, Part, Problem, Watch, check};
+use pageless_drivers::btt::layout::PAGE;
 use pageless_drivers::btt::map::MapEntry;
 use pageless_drivers::btt::{BttDisk, OpenOptions, Order, Trouble};
 use pageless_mem::testing::{device_says, fail_sync, poison, record};
 use pageless_mem::{Backing, Durability, Fault, Memory};
+use std::ops::ControlFlow;
 
 mod btt_rig;
 
@@ -112,6 +115,35 @@ fn btt_bad_page_of_the_map_fails_its_blocks_and_no_other() {
     let told = disk.troubles();
     let unreadable = |trouble: &Trouble| matches!(trouble, Trouble::Noticed(found) if matches!(found.problem, Problem::Unreadable(Part::Map, _)));
     assert!(told.iter().any(unreadable) && !told.iter().any(Trouble::freezes), "{told:?}");
+}
+
+/// A check finds the same whether it meets a broken page or it is known from before: that page, and none beside it.
+#[test]
+fn btt_bad_page_of_the_map_is_told_alone_however_often_it_is_checked() {
+    let rig = Rig::new();
+    let offset = rig.arena.start + rig.arena.geometry.map_offset(1500) / PAGE * PAGE;
+    if pageless_testkit::require::kernel("UFFDIO_POISON", "guest/poison", poison(&rig.region, offset)).is_none() {
+        return;
+    }
+    for _ in 0..3 {
+        let mut heard = Heard::default();
+        check(&mut Medium::new(&rig.memory, rig.region.clone()), CheckOptions::default(), &mut heard).unwrap();
+        let told = heard.0.iter().map(|finding| (finding.offset, finding.problem));
+        assert_eq!(told.collect::<Vec<_>>(), [(offset, Problem::Unreadable(Part::Map, Fault::Media))]);
+    }
+}
+
+#[derive(Default)]
+struct Heard(Vec<Finding>);
+
+impl Watch for Heard {
+    fn found(&mut self, finding: &Finding) {
+        self.0.push(*finding);
+    }
+
+    fn progress(&mut self, _done: u64, _of: u64) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
 }
 
 /// Of blocks that are read side by side one is broken: its request fails, and how far it got is told of it alone.

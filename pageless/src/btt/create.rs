@@ -48,7 +48,7 @@ pub(super) fn run(args: &BttCreateArgs) -> Result<(), Failure> {
     if let Some(made) = made {
         made.keep();
     }
-    let options = CheckOptions { placement: Some(new.placement), parent_uuid: None };
+    let options = CheckOptions { placement: Some(new.placement), parent_uuid: None, ..CheckOptions::default() };
     info::show(&mut medium, path, options, args.json)
 }
 

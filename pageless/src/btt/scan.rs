@@ -41,7 +41,11 @@ pub(super) fn medium(memory: &Memory, place: &BttPlace, read_only: bool) -> Resu
 
 /// What is known of it.
 pub(super) fn options(place: &BttPlace) -> CheckOptions {
-    CheckOptions { placement: place.layout.map(Placement::from), parent_uuid: place.parent_uuid }
+    CheckOptions {
+        placement: place.layout.map(Placement::from),
+        parent_uuid: place.parent_uuid,
+        ..CheckOptions::default()
+    }
 }
 
 /// How a command is watched while it looks at everything.

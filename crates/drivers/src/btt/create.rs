@@ -78,7 +78,8 @@ impl Maker<'_> {
         if self.medium.len() < Placement::Pmemblk.offset() + ARENA_MIN {
             return Ok(());
         }
-        let options = CheckOptions { placement: Some(Placement::Pmemblk), parent_uuid: None };
+        let options =
+            CheckOptions { placement: Some(Placement::Pmemblk), parent_uuid: None, ..CheckOptions::default() };
         let pool = match find::find(&mut self.medium, options) {
             Err(FindError::NotAPool) => false,
             Err(FindError::Medium(error)) => return Err(error.into()),

@@ -72,7 +72,8 @@ pub(super) fn open(memory: &Memory, region: &Region, options: &OpenOptions) -> R
     let writable = region.writable() && options.access == AccessMode::ReadWrite;
     let mut medium = Medium::new(memory, region.clone());
     let mut noted = Noted::default();
-    let wanted = CheckOptions { placement: options.placement, parent_uuid: options.parent_uuid };
+    let wanted =
+        CheckOptions { placement: options.placement, parent_uuid: options.parent_uuid, ..CheckOptions::default() };
     let report = check::look(&mut medium, wanted, &mut noted)?;
     let mut troubles = noted.troubles()?;
     // Without arenas the first one is lost, which is told.

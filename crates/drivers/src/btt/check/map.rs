@@ -1,217 +1,213 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The map: every entry, against a bit for each internal block.
+//! The map as a whole: each internal block is one LBA's or one lane's.
+//!
+//! A large map is scanned in parts, by a thread each: what takes the time is to set a bit somewhere for each entry, and one core
+//! has so many of those under way. Each thread has bits of its own, and what two parts have seen comes out when those are
+//! put together; whose it is, by a second look at the part.
 
 use std::collections::HashMap;
-
-use pageless_mem::{Extent, Fault};
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread::{self, ScopedJoinHandle};
+use std::time::Duration;
 
 use super::flog::{Lanes, Pending, at, unclear_problem};
+use super::scan::{Scan, Told};
 use super::seen::Seen;
 use super::{Change, CheckError, FoundArena, Part, Problem, Session, Why};
-use crate::btt::layout::PAGE;
-use crate::btt::map::{ENTRY_SIZE, MapEntry, MapState};
+use crate::btt::map::MapEntry;
 
-/// Bytes of the map copied in one go: they stay in the cache while they are looked at.
-const STEP: u64 = 128 << 10;
-/// Bytes of a hole of the map looked at in one go.
-const HOLE_STEP: u64 = 64 << 20;
+/// Bytes of a map that one thread scans as fast as several begin to.
+const SMALL: u64 = 32 << 20;
+/// Threads, at most; and bytes that the bits of all of them take.
+const THREADS: u64 = 8;
+const BITS: u64 = 256 << 20;
+/// What a thread may have told before it is heard.
+const UNHEARD: usize = 1024;
+/// How often progress is told while threads have nothing else to tell.
+const PACE: Duration = Duration::from_millis(100);
 
-/// One scan of an arena's map.
-struct Scan {
-    seen: Seen,
+/// Who owns blocks besides the map.
+struct Owners {
     lanes: Lanes,
     /// The external blocks of both blocks of each unfinished write: if one of these is shared, it is not clear what happened.
     watched: HashMap<u32, Vec<u32>>,
-    /// External blocks with unfinished writes, the next one last.
-    ahead: Vec<u32>,
 }
 
-impl Scan {
-    fn new(bound: u32, lanes: Lanes) -> Scan {
+impl Owners {
+    fn new(lanes: Lanes) -> Owners {
         let mut watched: HashMap<u32, Vec<u32>> = HashMap::new();
         for (lba, pending) in &lanes.pending {
             watched.entry(pending.old).or_default().push(*lba);
             watched.entry(pending.new).or_default().push(*lba);
         }
-        let mut ahead: Vec<u32> = lanes.pending.keys().copied().collect();
-        ahead.sort_unstable_by(|a, b| b.cmp(a));
-        Scan { seen: Seen::new(bound), lanes, watched, ahead }
-    }
-
-    /// The next external block that has an unfinished write.
-    fn next_pending(&self) -> u32 {
-        self.ahead.last().copied().unwrap_or(u32::MAX)
-    }
-
-    /// Whether 64 external blocks from this one on may have as many internal ones from that one on.
-    fn may_run(&self, lba: u32, block: u32) -> bool {
-        self.next_pending().saturating_sub(lba) >= 64 && self.seen.bound().saturating_sub(block) >= 64
+        Owners { lanes, watched }
     }
 
     /// A block belongs to two: unfinished writes that have to do with it are not clear.
     fn shared(&mut self, block: u32) {
         for lba in self.watched.get(&block).into_iter().flatten() {
             if let Some(pending) = self.lanes.pending.get_mut(lba) {
-                pending.unclear.get_or_insert(Why::Shared(block));
+                // Whichever comes out first.
+                match &mut pending.unclear {
+                    Some(Why::Shared(first)) => *first = block.min(*first),
+                    unclear => drop(unclear.get_or_insert(Why::Shared(block))),
+                }
             }
         }
-    }
-}
-
-/// The first block, if these entries are 64, each of them of the block behind the one before, or never written.
-#[inline]
-fn run(lba: u32, words: &[[u8; 4]]) -> Option<u32> {
-    let words: &[[u8; 4]; 64] = words.try_into().ok()?;
-    let first = u32::from_le_bytes(words[0]);
-    let initial = MapEntry::from_raw(first).state() == MapState::Initial;
-    // Without a way out, so that many are compared at once.
-    let differ = |step: u32| {
-        let expected = (0..64).map(|n| first.wrapping_add(n * step));
-        words.iter().zip(expected).fold(0, |differ, (word, expected)| differ | (u32::from_le_bytes(*word) ^ expected))
-    };
-    match (initial, first) {
-        (true, 0) => (differ(0) == 0).then_some(lba),
-        (true, _) => None,
-        // The state is the first one's as long as the blocks are in bounds.
-        (false, _) => (differ(1) == 0).then(|| MapEntry::from_raw(first).stripped()),
     }
 }
 
 impl Session<'_> {
     pub(super) fn map(&mut self, arena: &FoundArena, lanes: Lanes) -> Result<(), CheckError> {
-        let geometry = arena.info.geometry;
-        let mut scan = Scan::new(geometry.internal_nlba(), lanes);
-        let (mut lba, mut buf) = (0_u32, Vec::new());
-        while lba < geometry.external_nlba() {
-            let left = u64::from(geometry.external_nlba() - lba) * ENTRY_SIZE;
-            let bytes = match self.medium.extent(arena.start + geometry.map_offset(lba), left) {
-                Extent::Hole(hole) => {
-                    // Of holes much more is answered in one go than is copied.
-                    let bytes = hole.next_multiple_of(ENTRY_SIZE).min(left).min(HOLE_STEP);
-                    self.initial(arena, lba, bytes, &mut scan);
-                    bytes
-                }
-                Extent::Data(data) => {
-                    let step = data.next_multiple_of(ENTRY_SIZE).min(left).min(STEP);
-                    buf.resize(usize::try_from(step).unwrap_or(0), 0);
-                    self.piece(arena, lba, &mut buf, &mut scan)?
-                }
-            };
-            lba += u32::try_from(bytes / ENTRY_SIZE).unwrap_or(u32::MAX);
-            self.progressed(bytes)?;
-        }
-        scan.seen.settle_all();
-        self.twice(arena, &mut scan);
-        self.free(arena, &mut scan);
-        if scan.lanes.complete {
-            for (first, count) in scan.seen.missing() {
-                let offset = arena.start + geometry.block_offset(first);
+        let unfinished = lanes.pending.iter().map(|(lba, pending)| (*lba, pending.new)).collect();
+        let mut owners = Owners::new(lanes);
+        let mut seen = match &self.parts(arena)[..] {
+            [part] => {
+                let scan = Scan::new(self.medium.another(), arena, part.clone(), &unfinished);
+                scan.run(&mut |told| self.hear(arena, &mut owners, told))?
+            }
+            parts => {
+                let all = self.together(arena, &mut owners, parts, &unfinished)?;
+                self.merge(arena, &mut owners, all, &unfinished)?
+            }
+        };
+        self.free(arena, &mut seen, &mut owners);
+        if owners.lanes.complete {
+            for (first, count) in seen.missing() {
+                let offset = arena.start + arena.info.geometry.block_offset(first);
                 self.tell(arena.number, offset, Problem::BlocksLost { first, count });
             }
         }
-        self.pending(arena, &scan.lanes);
+        self.pending(arena, &owners.lanes);
         Ok(())
     }
 
-    /// Checks a piece of the map; as many bytes as were checked.
-    fn piece(&mut self, arena: &FoundArena, lba: u32, buf: &mut [u8], scan: &mut Scan) -> Result<u64, CheckError> {
-        let (offset, step) = (arena.start + arena.info.geometry.map_offset(lba), buf.len() as u64);
-        let Err(error) = self.medium.read(offset, buf) else {
-            self.entries(arena, lba, buf, scan);
-            return Ok(step);
+    /// What each thread scans.
+    fn parts(&self, arena: &FoundArena) -> Vec<Range<u32>> {
+        let geometry = arena.info.geometry;
+        let (count, bits) = (geometry.external_nlba(), u64::from(geometry.internal_nlba()) / 8 + 1);
+        let threads = match self.threads {
+            Some(threads) => threads,
+            None if geometry.map_len() < SMALL => 1,
+            None => {
+                let cores = thread::available_parallelism().map_or(1, usize::from) as u64;
+                u32::try_from(cores.min(THREADS).min(BITS / bits)).unwrap_or(1)
+            }
         };
-        if error.fault == Fault::Gone {
-            return Err(error.into());
-        }
-        // What can be read before the broken page is checked; then it goes on behind it.
-        scan.lanes.complete = false;
-        let good = (error.offset.saturating_sub(offset) / ENTRY_SIZE * ENTRY_SIZE).min(step);
-        self.entries(arena, lba, &buf[..usize::try_from(good).unwrap_or(0)], scan);
-        self.tell(arena.number, offset + good, Problem::Unreadable(Part::Map, error.fault));
-        let behind = (offset + good + 1).next_multiple_of(PAGE) - offset;
-        Ok(behind.min(step))
+        let len = count.div_ceil(threads.max(1)).next_multiple_of(64).max(64);
+        (0..count).step_by(len as usize).map(|first| first..first.saturating_add(len).min(count)).collect()
     }
 
-    fn entries(&mut self, arena: &FoundArena, first: u32, bytes: &[u8], scan: &mut Scan) {
-        let (words, _) = bytes.as_chunks::<4>();
-        let mut lba = first;
-        for words in words.chunks(64) {
-            match run(lba, words) {
-                Some(block) if scan.may_run(lba, block) => scan.seen.add_64(lba, block),
-                _ => self.each(arena, lba, words, scan),
+    fn hear(&mut self, arena: &FoundArena, owners: &mut Owners, told: Told) -> Result<(), CheckError> {
+        match told {
+            Told::Problem(offset, problem) => self.tell(arena.number, offset, problem),
+            Told::Unreadable(offset, fault) => {
+                owners.lanes.complete = false;
+                self.tell(arena.number, offset, Problem::Unreadable(Part::Map, fault));
             }
-            // There are not more than fit.
-            lba = lba.wrapping_add(u32::try_from(words.len()).unwrap_or(0));
-        }
-        self.twice(arena, scan);
-    }
-
-    fn each(&mut self, arena: &FoundArena, first: u32, words: &[[u8; 4]], scan: &mut Scan) {
-        let mut ahead = scan.next_pending();
-        for (lba, word) in (first..).zip(words) {
-            let entry = MapEntry::from_raw(u32::from_le_bytes(*word));
-            let block = entry.block(lba);
-            let plain =
-                lba != ahead && block < scan.seen.bound() && (entry.state() != MapState::Initial || entry.raw() == 0);
-            if plain {
-                scan.seen.add(lba, block);
-            } else {
-                self.slowly(arena, lba, entry, scan);
-                ahead = scan.next_pending();
+            Told::Twice { lba, block } => {
+                let offset = arena.start + arena.info.geometry.map_offset(lba);
+                self.tell(arena.number, offset, Problem::BlockTwice { lba, block });
+                owners.shared(block);
             }
+            Told::Checked(bytes) => self.progressed(bytes)?,
         }
+        Ok(())
     }
 
-    /// An entry that may be wrong.
-    #[cold]
-    fn slowly(&mut self, arena: &FoundArena, lba: u32, entry: MapEntry, scan: &mut Scan) {
-        while scan.next_pending() <= lba && scan.ahead.pop().is_some() {}
-        let (number, offset) = (arena.number, arena.start + arena.info.geometry.map_offset(lba));
-        if entry.state() == MapState::Initial && entry.raw() != 0 {
-            self.tell(number, offset, Problem::MapState { lba, raw: entry.raw() });
-        }
-        // As it will be once the write is finished.
-        let block = scan.lanes.pending.get(&lba).map_or(entry.block(lba), |pending| pending.new);
-        if block >= scan.seen.bound() {
-            self.tell(number, offset, Problem::MapBlock { lba, block, bound: scan.seen.bound() });
-        } else {
-            scan.seen.add(lba, block);
-        }
+    /// Scans all parts at once. They are heard one after the other, so what is told is in order, and a part that has much to tell
+    /// waits.
+    fn together<'p>(
+        &mut self,
+        arena: &FoundArena,
+        owners: &mut Owners,
+        parts: &'p [Range<u32>],
+        unfinished: &HashMap<u32, u32>,
+    ) -> Result<Vec<(&'p Range<u32>, Seen)>, CheckError> {
+        let (checked, stop) = (AtomicU64::new(0), AtomicBool::new(false));
+        let (checked, stop) = (&checked, &stop);
+        thread::scope(|scope| {
+            let start = |part: &Range<u32>| {
+                let (teller, told) = mpsc::sync_channel(UNHEARD);
+                let scan = Scan::new(self.medium.another(), arena, part.clone(), unfinished);
+                let hear = move |told| match told {
+                    _ if stop.load(Ordering::Relaxed) => Err(CheckError::Stopped),
+                    Told::Checked(bytes) => {
+                        checked.fetch_add(bytes, Ordering::Relaxed);
+                        Ok(())
+                    }
+                    told => teller.send(told).map_err(|_| CheckError::Stopped),
+                };
+                (scope.spawn(move || scan.run(&mut { hear })), told)
+            };
+            let (scans, told): (Vec<_>, Vec<_>) = parts.iter().map(start).unzip();
+            let mut done = 0;
+            let heard = told.iter().try_for_each(|told| self.listen(arena, owners, told, checked, &mut done));
+            // Whoever still scans is told so, be it while it waits to be heard.
+            stop.store(heard.is_err(), Ordering::Relaxed);
+            drop(told);
+            let scans: Result<Vec<Seen>, CheckError> = scans.into_iter().map(joined).collect();
+            heard?;
+            self.progressed(checked.load(Ordering::Relaxed) - done)?;
+            Ok(parts.iter().zip(scans?).collect())
+        })
     }
 
-    /// Tells of blocks that came out to belong to two.
-    fn twice(&mut self, arena: &FoundArena, scan: &mut Scan) {
-        for (lba, block) in scan.seen.twice() {
-            let offset = arena.start + arena.info.geometry.map_offset(lba);
-            self.tell(arena.number, offset, Problem::BlockTwice { lba, block });
-            scan.shared(block);
-        }
-    }
-
-    /// A hole of the map: entries that are initial, each of them the block of its own number.
-    fn initial(&mut self, arena: &FoundArena, first: u32, bytes: u64, scan: &mut Scan) {
-        let end = first + u32::try_from(bytes / ENTRY_SIZE).unwrap_or(0);
-        let mut lba = first;
-        while lba < end {
-            if lba.is_multiple_of(64) && end - lba >= 64 && scan.may_run(lba, lba) {
-                scan.seen.add_64(lba, lba);
-                lba += 64;
-            } else {
-                self.slowly(arena, lba, MapEntry::from_raw(0), scan);
-                lba += 1;
+    /// Hears one part out, and tells the progress of all.
+    fn listen(
+        &mut self,
+        arena: &FoundArena,
+        owners: &mut Owners,
+        told: &Receiver<Told>,
+        checked: &AtomicU64,
+        done: &mut u64,
+    ) -> Result<(), CheckError> {
+        loop {
+            match told.recv_timeout(PACE) {
+                Ok(told) => self.hear(arena, owners, told)?,
+                Err(RecvTimeoutError::Timeout) => {
+                    let now = checked.load(Ordering::Relaxed);
+                    self.progressed(now - *done)?;
+                    *done = now;
+                }
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
             }
         }
-        self.twice(arena, scan);
+    }
+
+    /// Puts together what the parts have seen.
+    fn merge(
+        &mut self,
+        arena: &FoundArena,
+        owners: &mut Owners,
+        parts: Vec<(&Range<u32>, Seen)>,
+        unfinished: &HashMap<u32, u32>,
+    ) -> Result<Seen, CheckError> {
+        let mut all = Seen::new(arena.info.geometry.internal_nlba());
+        for (part, mut seen) in parts {
+            if !all.join(&mut seen) {
+                continue;
+            }
+            let scan = Scan::new(self.medium.another(), arena, part.clone(), unfinished);
+            // Its first LBA with the block: the scan itself told of the others.
+            scan.blocks(&mut |lba, block| match seen.clear(block) {
+                true => self.hear(arena, owners, Told::Twice { lba, block }),
+                false => Ok(()),
+            })?;
+        }
+        Ok(all)
     }
 
     /// The free blocks of all lanes.
-    fn free(&mut self, arena: &FoundArena, scan: &mut Scan) {
-        let mut free: Vec<(u32, u32)> = scan.lanes.free.iter().map(|(block, lane)| (*lane, *block)).collect();
+    fn free(&mut self, arena: &FoundArena, seen: &mut Seen, owners: &mut Owners) {
+        let mut free: Vec<(u32, u32)> = owners.lanes.free.iter().map(|(block, lane)| (*lane, *block)).collect();
         free.sort_unstable();
         for (lane, block) in free {
-            if !scan.seen.take(block) {
+            if !seen.take(block) {
                 self.tell(arena.number, at(arena, lane), Problem::BlockFreeAndMapped { lane, block });
-                scan.shared(block);
+                owners.shared(block);
             }
         }
     }
@@ -232,4 +228,9 @@ impl Session<'_> {
             self.changes.push(Change::new(offset, &before, &after, "map entry from the flog"));
         }
     }
+}
+
+/// What a scan came to. One that panics does so here.
+fn joined(scan: ScopedJoinHandle<'_, Result<Seen, CheckError>>) -> Result<Seen, CheckError> {
+    scan.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }

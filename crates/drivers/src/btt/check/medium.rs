@@ -12,6 +12,7 @@ const STEP: u64 = 1 << 20;
 /// A region that is looked at as a whole.
 #[derive(Debug)]
 pub struct Medium {
+    memory: Memory,
     region: Region,
     reader: Reader,
     extents: Extents,
@@ -20,7 +21,13 @@ pub struct Medium {
 impl Medium {
     /// The region as a medium.
     pub fn new(memory: &Memory, region: Region) -> Medium {
-        Medium { reader: memory.reader(), extents: region.extents(), region }
+        Medium { memory: memory.clone(), reader: memory.reader(), extents: region.extents(), region }
+    }
+
+    /// The same for another thread.
+    #[must_use]
+    pub fn another(&self) -> Medium {
+        Medium::new(&self.memory, self.region.clone())
     }
 
     /// Its bytes.

@@ -12,7 +12,8 @@
 //! [`Change`]s, which [`apply`](repair::apply) stores, each one durable before the next.
 //!
 //! # Memory
-//! One bit for each block of one arena at a time, 64 bytes for each lane, and up to 16 MiB for blocks in no order. Holes of a sparse medium stay holes.
+//! For each thread, of which a large map has up to eight: one bit for each block of one arena at a time, 256 MiB in all, and up to
+//! 16 MiB for blocks in no order. 64 bytes for each lane. Holes of a sparse medium stay holes.
 
 mod arenas;
 pub mod find;
@@ -21,6 +22,7 @@ mod flog;
 mod map;
 pub mod medium;
 pub mod repair;
+mod scan;
 mod seen;
 
 use std::ops::ControlFlow;
@@ -41,6 +43,8 @@ pub struct CheckOptions {
     pub placement: Option<Placement>,
     /// Who holds it, such as the namespace; `None`: anybody. A pool says it itself.
     pub parent_uuid: Option<Uuid>,
+    /// Threads that scan a map; `None`: up to eight where the map is large and there are as many cores.
+    pub threads: Option<u32>,
 }
 
 /// Follows a check.
@@ -111,7 +115,8 @@ pub fn look(medium: &mut Medium, options: CheckOptions, watch: &mut dyn Watch) -
 /// Checks the flog and the map of one arena whose info blocks were checked.
 pub(in crate::btt) fn blocks(medium: &mut Medium, arena: &FoundArena, watch: &mut dyn Watch) -> Result<(), CheckError> {
     let total = arena.info.geometry.map_len();
-    let mut session = Session { medium, watch, counts: Counts::default(), changes: Vec::new(), done: 0, total };
+    let mut session = Session::new(medium, watch, None);
+    session.total = total;
     let lanes = session.flog(arena)?;
     session.map(arena, lanes)
 }
@@ -125,7 +130,7 @@ enum Depth {
 
 fn run(medium: &mut Medium, options: CheckOptions, depth: Depth, watch: &mut dyn Watch) -> Result<Report, CheckError> {
     let found = find::find(medium, options)?;
-    let mut session = Session { medium, watch, counts: Counts::default(), changes: Vec::new(), done: 0, total: 0 };
+    let mut session = Session::new(medium, watch, options.threads);
     session.pool(&found);
     let arenas = session.arenas(&found)?;
     session.total = arenas.iter().map(|arena| arena.info.geometry.map_len()).sum();
@@ -142,8 +147,15 @@ struct Session<'c> {
     watch: &'c mut dyn Watch,
     counts: Counts,
     changes: Vec<Change>,
+    threads: Option<u32>,
     done: u64,
     total: u64,
+}
+
+impl<'c> Session<'c> {
+    fn new(medium: &'c mut Medium, watch: &'c mut dyn Watch, threads: Option<u32>) -> Session<'c> {
+        Session { medium, watch, counts: Counts::default(), changes: Vec::new(), threads, done: 0, total: 0 }
+    }
 }
 
 impl Session<'_> {

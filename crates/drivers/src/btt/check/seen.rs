@@ -84,6 +84,27 @@ impl Seen {
         clear
     }
 
+    /// Takes over the blocks of another one, to which those are left that both have. False: there are none. Nothing may wait.
+    pub(super) fn join(&mut self, other: &mut Seen) -> bool {
+        let mut any = 0;
+        for (own, other) in self.words.iter_mut().zip(&mut other.words) {
+            let both = *own & *other;
+            *own |= *other;
+            *other = both;
+            any |= both;
+        }
+        any != 0
+    }
+
+    /// Clears the bit of a block, and says whether it was set. Of one out of bounds it is not.
+    pub(super) fn clear(&mut self, block: u32) -> bool {
+        let Some(word) = self.words.get_mut((block / 64) as usize) else { return false };
+        let bit = 1 << (block % 64);
+        let set = *word & bit != 0;
+        *word &= !bit;
+        set
+    }
+
     /// What waits for a segment is looked at.
     #[inline]
     fn settle(&mut self, segment: usize) {

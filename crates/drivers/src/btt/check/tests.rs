@@ -134,7 +134,7 @@ fn btt_chain_that_ends_too_early_is_told() {
     let mut medium = image.grown(ARENA_MIN);
     let block: InfoBlock = medium.get(4096).unwrap();
     medium.put(4096 + image.geometry.size(), block.as_bytes()).unwrap();
-    let options = CheckOptions { placement: Some(Placement::V1_1), parent_uuid: None };
+    let options = CheckOptions { placement: Some(Placement::V1_1), parent_uuid: None, ..CheckOptions::default() };
     let mut heard = Heard::default();
     check(&mut medium, options, &mut heard).unwrap();
     assert!(matches!(heard.findings[..], [Finding { arena: 1, problem: Problem::Unreached, .. }]), "{heard:?}");
@@ -294,7 +294,7 @@ fn btt_block_that_a_user_wrote_is_never_taken_for_an_arena() {
     image.medium.put(0, &[0; 4096]).unwrap();
     let found = find::find(&mut image.medium, CheckOptions::default());
     assert_eq!(found, Err(FindError::Ambiguous));
-    let options = CheckOptions { placement: Some(Placement::V2_0), parent_uuid: None };
+    let options = CheckOptions { placement: Some(Placement::V2_0), parent_uuid: None, ..CheckOptions::default() };
     let mut heard = Heard::default();
     let report = check(&mut image.medium, options, &mut heard).unwrap();
     repair::apply(&mut image.medium, &report.changes).unwrap();
@@ -305,7 +305,7 @@ fn btt_block_that_a_user_wrote_is_never_taken_for_an_arena() {
 fn btt_parent_of_another_namespace_is_told() {
     let mut image = Image::standard();
     let parent = Uuid([8; 16]);
-    let options = CheckOptions { placement: None, parent_uuid: Some(parent) };
+    let options = CheckOptions { placement: None, parent_uuid: Some(parent), ..CheckOptions::default() };
     let mut heard = Heard::default();
     check(&mut image.medium, options, &mut heard).unwrap();
     let [Finding { problem: Problem::ArenaLost(error, _), .. }] = heard.findings[..] else { panic!("{heard:?}") };
@@ -334,9 +334,12 @@ fn btt_medium_too_small_for_any_arena() {
 #[test]
 fn btt_check_stops_when_it_is_told_to() {
     let mut image = Image::standard();
-    let mut heard = Heard { stop: true, ..Heard::default() };
-    let stopped = check(&mut image.medium, CheckOptions::default(), &mut heard);
-    assert!(matches!(stopped, Err(CheckError::Stopped)));
+    for threads in [1, 4] {
+        let mut heard = Heard { stop: true, ..Heard::default() };
+        let options = CheckOptions { threads: Some(threads), ..CheckOptions::default() };
+        let stopped = check(&mut image.medium, options, &mut heard);
+        assert!(matches!(stopped, Err(CheckError::Stopped)));
+    }
 }
 
 #[test]
@@ -359,33 +362,44 @@ fn cases(cases: u32) -> ProptestConfig {
     if std::env::var_os("PROPTEST_CASES").is_some() { usual } else { ProptestConfig { cases, ..usual } }
 }
 
+/// Changes made to an image: what, and where or with which numbers.
+type Patch = (u8, u32, u32, u32, u32, u8);
+
+fn patches() -> impl Strategy<Value = Vec<Patch>> {
+    proptest::collection::vec((0_u8..6, 0_u32..300, 0_u32..400, 0_u32..400, 0_u32..4, any::<u8>()), 1..12)
+}
+
+fn patched(patches: Vec<Patch>) -> Image {
+    let mut image = Image::standard();
+    let external = image.geometry.external_nlba();
+    let block = |n: u32| if n < 200 { n } else { external - 100 + n };
+    for (what, at, a, b, seq, byte) in patches {
+        match what {
+            0 => image.set_map(at, MapEntry::from_raw(u32::from(byte & 3) << 30 | block(a))),
+            1 | 2 => {
+                let which = if byte & 1 == 0 { Which::First } else { Which::Second };
+                let (lane, lba) = (at % 256, u32::from(byte >> 5));
+                let entry =
+                    FlogEntry { lba: lba.into(), old_map: block(a).into(), new_map: block(b).into(), seq: seq.into() };
+                image.set_flog(lane, which, entry);
+            }
+            3 => drop(image.unfinished(at % 256, a % 8)),
+            4 => {
+                let copy = if byte & 1 == 0 { CopyOf::First } else { CopyOf::Second };
+                image.patch_info(copy, |block| block.as_mut_bytes()[at as usize % 128] ^= byte, byte & 2 == 0);
+            }
+            _ => image.write(FlogLayout::Packed, at % 256, a % 8),
+        }
+    }
+    image
+}
+
 proptest! {
     #![proptest_config(cases(64))]
     /// Whatever an image holds, a repair leaves nothing that could be repaired, and never makes more damage.
     #[test]
-    fn btt_after_a_repair_nothing_repairable_is_left(
-        patches in proptest::collection::vec((0_u8..6, 0_u32..300, 0_u32..400, 0_u32..400, 0_u32..4, any::<u8>()), 1..12),
-    ) {
-        let mut image = Image::standard();
-        let external = image.geometry.external_nlba();
-        let block = |n: u32| if n < 200 { n } else { external - 100 + n };
-        for (what, at, a, b, seq, byte) in patches {
-            match what {
-                0 => image.set_map(at, MapEntry::from_raw(u32::from(byte & 3) << 30 | block(a))),
-                1 | 2 => {
-                    let which = if byte & 1 == 0 { Which::First } else { Which::Second };
-                    let (lane, lba) = (at % 256, u32::from(byte >> 5));
-                    let entry = FlogEntry { lba: lba.into(), old_map: block(a).into(), new_map: block(b).into(), seq: seq.into() };
-                    image.set_flog(lane, which, entry);
-                }
-                3 => drop(image.unfinished(at % 256, a % 8)),
-                4 => {
-                    let copy = if byte & 1 == 0 { CopyOf::First } else { CopyOf::Second };
-                    image.patch_info(copy, |block| block.as_mut_bytes()[at as usize % 128] ^= byte, byte & 2 == 0);
-                }
-                _ => image.write(FlogLayout::Packed, at % 256, a % 8),
-            }
-        }
+    fn btt_after_a_repair_nothing_repairable_is_left(patches in patches()) {
+        let mut image = patched(patches);
         let mut heard = Heard::default();
         let Ok(report) = check(&mut image.medium, CheckOptions::default(), &mut heard) else { return Ok(()) };
         repair::apply(&mut image.medium, &report.changes).unwrap();
@@ -394,5 +408,27 @@ proptest! {
         prop_assert_eq!(after.counts.repairable + after.counts.unfinished, 0, "{:?} then {:?}", heard, again);
         prop_assert!(after.changes.is_empty());
         prop_assert!(after.counts.damage <= report.counts.damage, "{:?} then {:?}", heard, again);
+    }
+    /// A map that is scanned in parts comes to the same as one that is scanned as a whole.
+    #[test]
+    fn btt_parts_come_to_the_same_as_the_whole(
+        patches in patches(),
+        entries in proptest::collection::vec(any::<(u32, u32)>(), 0..6),
+        threads in 2_u32..9,
+    ) {
+        let mut image = patched(patches);
+        let external = image.geometry.external_nlba();
+        for (lba, block) in entries {
+            // Where another one most probably has it.
+            image.set_map(lba % external, MapEntry::normal(block % external));
+        }
+        let mut results = [1, threads].map(|threads| {
+            let (mut heard, options) = (Heard::default(), CheckOptions { threads: Some(threads), ..CheckOptions::default() });
+            let report = check(&mut image.medium, options, &mut heard).map(|report| (report.counts, report.changes));
+            heard.findings.sort_by_key(|finding| (finding.arena, finding.offset, finding.problem.to_string()));
+            (report, heard.findings, heard.progress)
+        });
+        let [whole, parts] = &mut results;
+        prop_assert_eq!(whole, parts);
     }
 }
