@@ -426,7 +426,7 @@ impl Watch for Heard {
     }
 
     fn progress(&mut self, done: u64, of: u64) -> ControlFlow<()> {
-        assert!(done > self.done && done <= of);
+        assert!(done >= self.done && done <= of);
         self.done = done;
         ControlFlow::Continue(())
     }

@@ -2,15 +2,17 @@
 //! [`Claims`]: one writer at a time for each external block.
 //!
 //! # Claim contract
-//! A writer claims a block from before it reads the block's map entry until the new entry is durable. So whoever finds an entry
-//! can rely on it to survive, and of all flog entries of one block at most one is ahead of the map.
+//! A writer claims a block from before it reads the block's map entry until the new entry is durable (zeroes: is stored, since the
+//! block stays the same). So whoever finds an entry can rely on its block to survive, and of all flog entries of one block at most
+//! one is ahead of the map.
 //!
 //! A queue publishes all that it claims at once, and then looks at what the others have published. Between its two steps each
 //! side has a full fence, so of two that claim the same at least one sees the other. The one with the higher place withdraws
 //! until the other is done; the one with the lower place waits as it is. Who has what it claims waits for nothing but the
 //! medium; so nobody waits in a circle.
 //!
-//! Unlike locks, claims cost a queue that nobody is in the way of one fence for all of them, and its lines stay its own.
+//! Unlike a lock for each block, claims cost a queue that nobody is in the way of one fence for all of them, and a look at a counter
+//! of each place that was ever taken.
 
 use std::sync::Arc;
 
@@ -82,13 +84,14 @@ struct Wanted {
 
 impl Wanted {
     #[inline]
-    fn of(blocks: impl Iterator<Item = u64>) -> Wanted {
+    fn of(mut blocks: impl Iterator<Item = u64>) -> Wanted {
         let mut wanted = Wanted { lines: [0; AT_ONCE], count: 0, marks: 0 };
-        for (slot, block) in wanted.lines.iter_mut().zip(blocks) {
+        for (slot, block) in wanted.lines.iter_mut().zip(&mut blocks) {
             *slot = block / ENTRIES;
             wanted.marks |= 1 << (*slot % 64);
             wanted.count += 1;
         }
+        debug_assert!(blocks.next().is_none(), "more blocks than fit");
         wanted
     }
 

@@ -18,7 +18,7 @@ use super::device::Shared;
 use super::trouble::{KEPT, Trouble};
 
 impl Shared {
-    /// Whether an arena may be changed. Waits while its map is read: no lock of a block, and no section, is held meanwhile.
+    /// Whether an arena may be changed. Waits while its map is read: nothing is claimed, and no section held, meanwhile.
     #[inline]
     pub(super) fn may_change(&self, arena: &Arena) -> Result<(), Status> {
         match arena.writes() {

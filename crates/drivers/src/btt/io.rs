@@ -213,7 +213,7 @@ impl FlogWindow<'_> {
 
 impl Flogs<'_> {
     /// Stores half of a lane's next entry: durable after the next fence.
-    #[inline]
+    #[inline(always)]
     pub(super) fn store(&mut self, arena: &Arena, lane: &Lane, half: Half, word: u64) -> Result<(), Fault> {
         if self.window.as_ref().is_none_or(|window| !window.shows(arena, lane.number)) {
             self.window = Some(self.section.flog(arena, lane.number)?);

@@ -113,6 +113,7 @@ impl Writes {
     }
 
     /// Writes one block of a request, now or with the next ones. False when the request has failed before.
+    #[inline(always)]
     pub(super) fn add_block<'s>(
         &mut self,
         shared: &'s Shared,
@@ -322,7 +323,7 @@ impl Write {
     }
 
     /// Stores the bytes to the free block, and has those of the next one fetched meanwhile.
-    #[inline]
+    #[inline(always)]
     fn store_data(
         &self,
         shared: &Shared,

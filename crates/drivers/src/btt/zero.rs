@@ -96,6 +96,10 @@ impl Run<'_> {
         let Run { arena, lba, len } = *self;
         shared.may_change(arena).map_err(|status| (0, status))?;
         let claimed = claims.claim(std::iter::once(external));
+        // By another queue that met trouble since: what it left is recovery's.
+        if arena.frozen() {
+            return Err((0, Status::ReadOnly));
+        }
         let mut stopped = Ok(None);
         {
             let section = io.section(shared);

@@ -6,13 +6,16 @@
 //! put together; whose it is, by a second look at the part.
 
 use std::collections::HashMap;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread::{self, ScopedJoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use pageless_mem::Fault;
 
 use super::flog::{Lanes, Pending, at, unclear_problem};
+use super::medium::Medium;
 use super::scan::{Scan, Told};
 use super::seen::Seen;
 use super::{Change, CheckError, FoundArena, Part, Problem, Session, Why};
@@ -21,12 +24,22 @@ use crate::btt::map::MapEntry;
 /// Bytes of a map that one thread scans as fast as several begin to.
 const SMALL: u64 = 32 << 20;
 /// Threads, at most; and bytes that the bits of all of them take.
-const THREADS: u64 = 8;
+const THREADS: u32 = 8;
 const BITS: u64 = 256 << 20;
 /// What a thread may have told before it is heard.
 const UNHEARD: usize = 1024;
 /// How often progress is told while threads have nothing else to tell.
 const PACE: Duration = Duration::from_millis(100);
+
+/// A part that another thread scans, and what it tells.
+type Started<'s> = (ScopedJoinHandle<'s, Result<Seen, CheckError>>, Receiver<Told>);
+
+/// What other threads have checked, and how much of that was told, when.
+struct Elsewhere<'c> {
+    checked: &'c AtomicU64,
+    told: u64,
+    last: Option<Instant>,
+}
 
 /// Who owns blocks besides the map.
 struct Owners {
@@ -68,10 +81,7 @@ impl Session<'_> {
                 let scan = Scan::new(self.medium.another(), arena, part.clone(), &unfinished);
                 scan.run(&mut |told| self.hear(arena, &mut owners, told))?
             }
-            parts => {
-                let all = self.together(arena, &mut owners, parts, &unfinished)?;
-                self.merge(arena, &mut owners, all, &unfinished)?
-            }
+            parts => self.together(arena, &mut owners, parts, &unfinished)?,
         };
         self.free(arena, &mut seen, &mut owners);
         if owners.lanes.complete {
@@ -89,11 +99,11 @@ impl Session<'_> {
         let geometry = arena.info.geometry;
         let (count, bits) = (geometry.external_nlba(), u64::from(geometry.internal_nlba()) / 8 + 1);
         let threads = match self.threads {
-            Some(threads) => threads,
+            Some(threads) => threads.min(THREADS),
             None if geometry.map_len() < SMALL => 1,
             None => {
                 let cores = thread::available_parallelism().map_or(1, usize::from) as u64;
-                u32::try_from(cores.min(THREADS).min(BITS / bits)).unwrap_or(1)
+                u32::try_from(cores.min(u64::from(THREADS)).min(BITS / bits)).unwrap_or(1)
             }
         };
         let len = count.div_ceil(threads.max(1)).next_multiple_of(64).max(64);
@@ -117,22 +127,23 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Scans all parts at once. They are heard one after the other, so what is told is in order, and a part that has much to tell
-    /// waits.
-    fn together<'p>(
+    /// Scans all parts at once, the first one here, and puts together what they have seen. They are heard one after the other, so
+    /// what is told is in order, and a part that has much to tell waits.
+    fn together(
         &mut self,
         arena: &FoundArena,
         owners: &mut Owners,
-        parts: &'p [Range<u32>],
+        parts: &[Range<u32>],
         unfinished: &HashMap<u32, u32>,
-    ) -> Result<Vec<(&'p Range<u32>, Seen)>, CheckError> {
+    ) -> Result<Seen, CheckError> {
         let (checked, stop) = (AtomicU64::new(0), AtomicBool::new(false));
         let (checked, stop) = (&checked, &stop);
+        let mut elsewhere = Elsewhere { checked, told: 0, last: None };
         thread::scope(|scope| {
             let start = |part: &Range<u32>| {
                 let (teller, told) = mpsc::sync_channel(UNHEARD);
-                let scan = Scan::new(self.medium.another(), arena, part.clone(), unfinished);
-                let hear = move |told| match told {
+                let (memory, region, part) = (self.medium.memory().clone(), self.medium.region().clone(), part.clone());
+                let mut hear = move |told| match told {
                     _ if stop.load(Ordering::Relaxed) => Err(CheckError::Stopped),
                     Told::Checked(bytes) => {
                         checked.fetch_add(bytes, Ordering::Relaxed);
@@ -140,19 +151,48 @@ impl Session<'_> {
                     }
                     told => teller.send(told).map_err(|_| CheckError::Stopped),
                 };
-                (scope.spawn(move || scan.run(&mut { hear })), told)
+                let scan = move || Scan::new(Medium::new(&memory, region), arena, part, unfinished).run(&mut hear);
+                // Where there are no threads to be had, their parts are scanned here.
+                thread::Builder::new().name("btt-scan".into()).spawn_scoped(scope, scan).ok().map(|scan| (scan, told))
             };
-            let (scans, told): (Vec<_>, Vec<_>) = parts.iter().map(start).unzip();
-            let mut done = 0;
-            let heard = told.iter().try_for_each(|told| self.listen(arena, owners, told, checked, &mut done));
-            // Whoever still scans is told so, be it while it waits to be heard.
-            stop.store(heard.is_err(), Ordering::Relaxed);
-            drop(told);
-            let scans: Result<Vec<Seen>, CheckError> = scans.into_iter().map(joined).collect();
-            heard?;
-            self.progressed(checked.load(Ordering::Relaxed) - done)?;
-            Ok(parts.iter().zip(scans?).collect())
+            let started: Vec<_> =
+                parts.iter().enumerate().map(|(n, part)| if n == 0 { None } else { start(part) }).collect();
+            let all = self.hear_all(arena, owners, parts.iter().zip(started), &mut elsewhere, unfinished);
+            // Nobody is listened to any more: whoever waited for that knows by now, and who still scans is told.
+            stop.store(all.is_err(), Ordering::Relaxed);
+            all
         })
+    }
+
+    fn hear_all<'p>(
+        &mut self,
+        arena: &FoundArena,
+        owners: &mut Owners,
+        parts: impl Iterator<Item = (&'p Range<u32>, Option<Started<'p>>)>,
+        elsewhere: &mut Elsewhere<'_>,
+        unfinished: &HashMap<u32, u32>,
+    ) -> Result<Seen, CheckError> {
+        let mut all: Option<Seen> = None;
+        for (part, started) in parts {
+            let seen = match started {
+                None => {
+                    let scan = Scan::new(self.medium.another(), arena, part.clone(), unfinished);
+                    scan.run(&mut |told| self.hear(arena, owners, told).and_then(|()| self.elsewhere(elsewhere)))?
+                }
+                Some((scan, told)) => {
+                    self.listen(arena, owners, &told, elsewhere)?;
+                    // One that panicked does so here.
+                    scan.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?
+                }
+            };
+            match &mut all {
+                None => all = Some(seen),
+                Some(all) => self.merge(arena, owners, all, (part, seen), unfinished)?,
+            }
+        }
+        elsewhere.last = None;
+        self.elsewhere(elsewhere)?;
+        Ok(all.unwrap_or_else(|| Seen::new(arena.info.geometry.internal_nlba())))
     }
 
     /// Hears one part out, and tells the progress of all.
@@ -161,43 +201,61 @@ impl Session<'_> {
         arena: &FoundArena,
         owners: &mut Owners,
         told: &Receiver<Told>,
-        checked: &AtomicU64,
-        done: &mut u64,
+        elsewhere: &mut Elsewhere<'_>,
     ) -> Result<(), CheckError> {
         loop {
             match told.recv_timeout(PACE) {
                 Ok(told) => self.hear(arena, owners, told)?,
-                Err(RecvTimeoutError::Timeout) => {
-                    let now = checked.load(Ordering::Relaxed);
-                    self.progressed(now - *done)?;
-                    *done = now;
-                }
+                Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
             }
+            self.elsewhere(elsewhere)?;
         }
     }
 
-    /// Puts together what the parts have seen.
+    /// Tells what others have checked, now and then.
+    fn elsewhere(&mut self, elsewhere: &mut Elsewhere<'_>) -> Result<(), CheckError> {
+        if elsewhere.last.is_some_and(|last| last.elapsed() < PACE) {
+            return Ok(());
+        }
+        let checked = elsewhere.checked.load(Ordering::Relaxed);
+        let more = checked - std::mem::replace(&mut elsewhere.told, checked);
+        elsewhere.last = Some(Instant::now());
+        self.progressed(more)
+    }
+
+    /// Puts together what the parts before and this one have seen.
     fn merge(
         &mut self,
         arena: &FoundArena,
         owners: &mut Owners,
-        parts: Vec<(&Range<u32>, Seen)>,
+        all: &mut Seen,
+        (part, mut seen): (&Range<u32>, Seen),
         unfinished: &HashMap<u32, u32>,
-    ) -> Result<Seen, CheckError> {
-        let mut all = Seen::new(arena.info.geometry.internal_nlba());
-        for (part, mut seen) in parts {
-            if !all.join(&mut seen) {
-                continue;
-            }
-            let scan = Scan::new(self.medium.another(), arena, part.clone(), unfinished);
-            // Its first LBA with the block: the scan itself told of the others.
-            scan.blocks(&mut |lba, block| match seen.clear(block) {
-                true => self.hear(arena, owners, Told::Twice { lba, block }),
-                false => Ok(()),
-            })?;
+    ) -> Result<(), CheckError> {
+        let mut shared = all.join(&mut seen);
+        if shared == 0 {
+            return Ok(());
         }
-        Ok(all)
+        let scan = Scan::new(self.medium.another(), arena, part.clone(), unfinished);
+        // The first LBA with each block: the scan itself told of the others.
+        scan.blocks(&mut |lba, block| {
+            if lba.is_multiple_of(1 << 16) {
+                self.progressed(0)?;
+            }
+            if !seen.clear(block) {
+                return Ok(ControlFlow::Continue(()));
+            }
+            shared -= 1;
+            self.hear(arena, owners, Told::Twice { lba, block })?;
+            Ok(if shared == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        })?;
+        if shared > 0 {
+            // It could be read before: whose they are is not known any more.
+            let offset = arena.start + arena.info.geometry.map_offset(part.start);
+            self.hear(arena, owners, Told::Unreadable(offset, Fault::Media))?;
+        }
+        Ok(())
     }
 
     /// The free blocks of all lanes.
@@ -228,9 +286,4 @@ impl Session<'_> {
             self.changes.push(Change::new(offset, &before, &after, "map entry from the flog"));
         }
     }
-}
-
-/// What a scan came to. One that panics does so here.
-fn joined(scan: ScopedJoinHandle<'_, Result<Seen, CheckError>>) -> Result<Seen, CheckError> {
-    scan.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }

@@ -40,6 +40,11 @@ impl Medium {
         self.len() == 0
     }
 
+    /// Where it is registered.
+    pub fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
     /// The region.
     pub fn region(&self) -> &Region {
         &self.region

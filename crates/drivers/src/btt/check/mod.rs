@@ -43,7 +43,8 @@ pub struct CheckOptions {
     pub placement: Option<Placement>,
     /// Who holds it, such as the namespace; `None`: anybody. A pool says it itself.
     pub parent_uuid: Option<Uuid>,
-    /// Threads that scan a map; `None`: up to eight where the map is large and there are as many cores.
+    /// Threads that scan a map, at most eight; `None`: as many as there are cores where the map is large, and their bits take 256 MiB
+    /// together.
     pub threads: Option<u32>,
 }
 

@@ -2,7 +2,7 @@
 //! [`Scan`]: a part of the map, each entry of it against a bit for each internal block.
 
 use std::collections::HashMap;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 
 use pageless_mem::{Extent, Fault};
 
@@ -14,8 +14,8 @@ use crate::btt::map::{ENTRY_SIZE, MapEntry, MapState};
 
 /// Bytes of the map copied in one go: they stay in the cache while they are looked at.
 const STEP: u64 = 128 << 10;
-/// Bytes of a hole of the map looked at in one go.
-const HOLE_STEP: u64 = 64 << 20;
+/// Bytes of a hole of the map looked at in one go: as many entries may come out to be wrong before the first is told.
+const HOLE_STEP: u64 = 4 << 20;
 
 /// What a scan comes to, on its way.
 #[derive(Copy, Clone, Debug)]
@@ -74,6 +74,7 @@ impl<'s> Scan<'s> {
         let mut seen = Seen::new(self.arena.info.geometry.internal_nlba());
         let mut lba = self.part.start;
         while lba < self.part.end {
+            self.pass(lba);
             let count = match self.piece(lba)? {
                 Piece::Initial(count) => {
                     self.initial(lba, count, &mut seen, hear)?;
@@ -99,23 +100,29 @@ impl<'s> Scan<'s> {
         Ok(seen)
     }
 
-    /// Shows each LBA of the part whose entry can be read, and the block that it has or will have, in bounds or not.
-    pub(super) fn blocks(mut self, each: &mut dyn FnMut(u32, u32) -> Result<(), CheckError>) -> Result<(), CheckError> {
+    /// Shows each LBA of the part whose entry can be read, and the block that it has or will have, in bounds or not, until it is
+    /// told that this is enough.
+    pub(super) fn blocks(
+        mut self,
+        each: &mut dyn FnMut(u32, u32) -> Result<ControlFlow<()>, CheckError>,
+    ) -> Result<(), CheckError> {
         let mut lba = self.part.start;
         while lba < self.part.end {
-            let count = match self.piece(lba)? {
-                Piece::Initial(count) => {
-                    (lba..lba + count).try_for_each(|lba| each(lba, self.block(lba, MapEntry::from_raw(0))))?;
-                    count
+            let (count, initial) = match self.piece(lba)? {
+                Piece::Initial(count) => (count, true),
+                Piece::Entries(count) => (count, false),
+                Piece::Broken(count, _) => {
+                    lba += count;
+                    continue;
                 }
-                Piece::Entries(count) => {
-                    let words = self.buf.as_chunks::<4>().0.iter();
-                    let entries = words.map(|word| MapEntry::from_raw(u32::from_le_bytes(*word)));
-                    (lba..).zip(entries).try_for_each(|(lba, entry)| each(lba, self.block(lba, entry)))?;
-                    count
-                }
-                Piece::Broken(count, _) => count,
             };
+            let words = self.buf.as_chunks::<4>().0;
+            for (n, lba) in (0..count as usize).zip(lba..) {
+                let raw = if initial { 0 } else { u32::from_le_bytes(words[n]) };
+                if each(lba, self.block(lba, MapEntry::from_raw(raw)))?.is_break() {
+                    return Ok(());
+                }
+            }
             lba += count;
         }
         Ok(())
@@ -161,6 +168,11 @@ impl<'s> Scan<'s> {
         self.ahead.last().copied().unwrap_or(u32::MAX)
     }
 
+    /// Unfinished writes of blocks below this one are behind.
+    fn pass(&mut self, lba: u32) {
+        while self.ahead.pop_if(|next| *next < lba).is_some() {}
+    }
+
     /// Whether 64 external blocks from this one on may have as many internal ones from that one on.
     fn may_run(&self, lba: u32, block: u32, seen: &Seen) -> bool {
         self.next_unfinished().saturating_sub(lba) >= 64 && seen.bound().saturating_sub(block) >= 64
@@ -200,7 +212,7 @@ impl<'s> Scan<'s> {
     /// An entry that may be wrong.
     #[cold]
     fn slowly(&mut self, lba: u32, entry: MapEntry, seen: &mut Seen, hear: &mut Hear<'_>) -> Result<(), CheckError> {
-        while self.next_unfinished() <= lba && self.ahead.pop().is_some() {}
+        self.pass(lba + 1);
         if entry.state() == MapState::Initial && entry.raw() != 0 {
             hear(Told::Problem(self.offset(lba), Problem::MapState { lba, raw: entry.raw() }))?;
         }

@@ -84,16 +84,16 @@ impl Seen {
         clear
     }
 
-    /// Takes over the blocks of another one, to which those are left that both have. False: there are none. Nothing may wait.
-    pub(super) fn join(&mut self, other: &mut Seen) -> bool {
-        let mut any = 0;
+    /// Takes over the blocks of another one, to which those are left that both have; as many as that. Nothing may wait.
+    pub(super) fn join(&mut self, other: &mut Seen) -> u32 {
+        let mut shared = 0;
         for (own, other) in self.words.iter_mut().zip(&mut other.words) {
             let both = *own & *other;
             *own |= *other;
             *other = both;
-            any |= both;
+            shared += both.count_ones();
         }
-        any != 0
+        shared
     }
 
     /// Clears the bit of a block, and says whether it was set. Of one out of bounds it is not.
