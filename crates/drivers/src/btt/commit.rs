@@ -26,13 +26,34 @@ type Failed = (Status, State);
 /// Makes the data of these writes, no two of them of one block, what their blocks hold.
 pub(super) fn commit(shared: &Shared, io: &mut Io, claims: &mut Claimant, writes: &mut [Write], jobs: &mut [Job]) {
     let _claimed = claims.claim(good(writes).map(|write| write.external));
+    match shared.order {
+        Order::Kernel => by_fences(shared, io, writes, jobs),
+        Order::Strict => by_syncs(shared, io, writes, jobs),
+    }
+}
+
+fn by_fences(shared: &Shared, io: &mut Io, writes: &mut [Write], jobs: &mut [Job]) {
     {
         let section = io.section(shared);
         let (mut maps, mut flogs) = (section.maps(Access::Write), section.flogs());
         step(writes, jobs, |write| write.store_old(shared, &mut maps, &mut flogs));
         persist::fence();
+        step(writes, jobs, |write| write.store_new(shared, &mut flogs));
+        persist::fence();
+        step(writes, jobs, |write| write.store_map(shared, &mut maps));
+        persist::fence();
     }
-    settle(shared, io, writes, jobs, |write| {
+    confirm(shared, io, writes, jobs);
+}
+
+/// As [`by_fences`], and each step is durable before the next one.
+fn by_syncs(shared: &Shared, io: &mut Io, writes: &mut [Write], jobs: &mut [Job]) {
+    {
+        let section = io.section(shared);
+        let (mut maps, mut flogs) = (section.maps(Access::Write), section.flogs());
+        step(writes, jobs, |write| write.store_old(shared, &mut maps, &mut flogs));
+    }
+    sync(shared, io, writes, jobs, |write| {
         let arena = write.arena(shared);
         [
             (arena.block_offset(write.lane.free), u64::from(shared.lba_size.bytes())),
@@ -43,22 +64,24 @@ pub(super) fn commit(shared: &Shared, io: &mut Io, claims: &mut Claimant, writes
         let section = io.section(shared);
         let mut flogs = section.flogs();
         step(writes, jobs, |write| write.store_new(shared, &mut flogs));
-        persist::fence();
     }
-    settle(shared, io, writes, jobs, |write| {
+    sync(shared, io, writes, jobs, |write| {
         [(write.arena(shared).flog_offset(write.lane.number, write.lane.next) + 8, 8)]
     });
     {
         let section = io.section(shared);
         let mut maps = section.maps(Access::Write);
         step(writes, jobs, |write| write.store_map(shared, &mut maps));
-        persist::fence();
     }
-    // Stores to a device that went away "work".
+    confirm(shared, io, writes, jobs);
+    sync(shared, io, writes, jobs, |write| [(write.arena(shared).map_offset(write.lba), 4)]);
+}
+
+/// Stores to a device that went away "work".
+fn confirm(shared: &Shared, io: &mut Io, writes: &mut [Write], jobs: &mut [Job]) {
     if let Err(fault) = io.reader.confirm() {
         step(writes, jobs, |write| Err(write.stuck(shared, fault)));
     }
-    settle(shared, io, writes, jobs, |write| [(write.arena(shared).map_offset(write.lba), 4)]);
 }
 
 fn good(writes: &[Write]) -> impl Iterator<Item = &Write> {
@@ -73,17 +96,15 @@ fn step(writes: &mut [Write], jobs: &mut [Job], mut step: impl FnMut(&mut Write)
     }
 }
 
-/// Makes a step durable before the next one, where a fence does not.
-fn settle<const N: usize>(
+/// Makes what a step stored durable.
+fn sync<const N: usize>(
     shared: &Shared,
     io: &mut Io,
     writes: &mut [Write],
     jobs: &mut [Job],
     stored: impl Fn(&Write) -> [(u64, u64); N],
 ) {
-    if shared.order != Order::Strict {
-        return;
-    }
+    persist::fence();
     step(writes, jobs, |write| {
         let mut ranges = stored(write).into_iter();
         // What lies on the medium is not known any more.
