@@ -26,6 +26,8 @@ check "qemu-io writes, flushes, writes through and reads" \
 check "nbdcopy writes all of it" nbdcopy data "$uri"
 check "nbdcopy reads it back" nbdcopy "$uri" returned
 check "the bytes are the same" cmp data returned
-kill -INT "$(pidof pageless)"
+server=$(pidof pageless)
+expect_fail "a second user of it is refused, and told who has it" "$server" pageless copy file:data "$spec"
+kill -INT "$server"
 wait $tracer
 check_equal "system calls made to flush" 0 "$(grep -cE 'msync|fsync|fdatasync' trace)"

@@ -4,6 +4,7 @@
 #: built    physical hwpoison
 #: programs nbdcopy qemu-io strace
 #: kernels  6.12 7.3
+#: seconds  300
 
 fsdax ext4
 random_file data 16
@@ -88,3 +89,22 @@ check "tmpfs: the server ends well" wait $tracer
 check "tmpfs: a copy has all of it" pageless copy pmem:/dev/shm/disk ram:16M --verify
 check "tmpfs: the page goes bad once more" hwpoison /dev/shm/disk $bad
 expect_fail "tmpfs: a copy ends at that very byte" "at byte $bad: media error" pageless copy pmem:/dev/shm/disk ram:16M
+
+# The namespace itself, through the page cache of its block device: the kernel's list is known before anybody touches it.
+umount /mnt/dax
+raw=/dev/$namespace
+check "raw: a BTT on the block device" pageless btt create "$raw" --force
+serve "btt:$raw"
+check "raw: a sector is written" qemu-io -f raw "$uri" -c "write -P 0x79 2M 4096" -c flush
+stop_serving
+size=$(blockdev --getsize64 "$raw")
+first=$(((size - tail) / 4096)) # among the last blocks, as before
+line=$(dd if="$raw" bs=4096 skip=$first 2>/dev/null | od -An -v -tx1 -w4096 | grep -n '^ 79 79 79 79' | head -n 1 | cut -d: -f1)
+echo "$(((first + line - 1) * 8)) 8" >"/sys/block/$namespace/badblocks"
+echo 1 >/proc/sys/vm/drop_caches
+serve "btt:$raw"
+expect_fail "raw: the bad sector is an I/O error" "Input/output error" qemu-io -f raw "$uri" -c "read 2M 4096"
+check "raw: its neighbours are read" qemu-io -f raw "$uri" -c "read -P 0 1M 1M" -c "read -P 0 2101248 1M"
+check "raw: the sector is written again, and read" qemu-io -f raw "$uri" -c "write -P 0x7a 2M 4096" -c flush -c "read -P 0x7a 2M 4096"
+stop_serving
+check_says "raw: a check finds it consistent" "consistent" pageless btt check "$raw"

@@ -211,13 +211,13 @@ impl Backing {
 
     /// Whether it is a file with data and holes that is mapped from where it lies: a memfd, a file of tmpfs, a DAX file.
     pub(crate) fn lies_in_memory(&self) -> bool {
-        let cached = matches!(self.reason, Reason::PageCache(_) | Reason::DaxWithoutSync(_));
+        let cached = matches!(self.reason, Reason::PageCache(_) | Reason::BlockDevice | Reason::DaxWithoutSync(_));
         self.sparse == Sparse::Seek && !cached
     }
 
     /// Whether the mapping is of a file, which lies on its device as the file system likes.
     pub(crate) fn on_file_system(&self) -> bool {
-        !matches!(self.reason, Reason::Persistent { mapped: Mapped::DevDax, .. })
+        !matches!(self.reason, Reason::BlockDevice | Reason::Persistent { mapped: Mapped::DevDax, .. })
     }
 
     /// The persistent memory device under the mapping.

@@ -203,6 +203,10 @@ pub(crate) fn clear(region: &Inner, offset: u64) -> Result<(), Fault> {
         Store::Anonymous(mapping) => renew(mapping, offset).map_err(media)?,
         Store::File { mapping, file } if region.backing.fillable() => {
             rewrite(file, region.backing.in_file(offset), len)?;
+            if !region.backing.on_file_system() {
+                // A block device's driver hears of it when the page cache is written back.
+                file.sync_data().map_err(|error| Fault::from_medium(error.errno()))?;
+            }
             renew(mapping, offset).map_err(media)?;
         }
         _ => return Err(Fault::Media),

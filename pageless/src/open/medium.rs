@@ -49,7 +49,7 @@ pub(super) fn backing(path: &Path, options: Options) -> Result<Backing, Problem>
     let kind = there.file_type();
     match () {
         () if kind.is_block_device() => device(path, read_only),
-        () if kind.is_char_device() => Backing::devdax(path).map_err(|error| named(path, error)),
+        () if kind.is_char_device() => Backing::devdax(path, read_only).map_err(|error| named(path, error)),
         () if !kind.is_file() => Err(Problem::NotAFile { path: path.into() }),
         () if there.len() < FRAME_SIZE => Err(Problem::Empty { path: path.into() }),
         () => {

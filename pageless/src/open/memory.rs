@@ -38,7 +38,7 @@ pub(super) fn backing(spec: &MemorySpec, options: Options) -> Result<Backing, Pr
             let how = FileOptions { size: None, create: false, read_only: options.read_only };
             Backing::file(path, how).map_err(|error| named(path, error))
         }
-        MemorySpec::Dax(path) => Backing::devdax(path).map_err(|error| named(path, error)),
+        MemorySpec::Dax(path) => Backing::devdax(path, false).map_err(|error| named(path, error)),
         MemorySpec::Bar(bar) => {
             let path = bar.resource();
             Backing::bar(&path).map_err(|error| match (error.errno(), error) {

@@ -9,7 +9,7 @@ use pageless_sys::file::{File, FileType, OpenOptions};
 use pageless_sys::mmap::{Mapping, Protection};
 use pageless_sys::{Errno, dmabuf, memfd, pagemap, pci, vfio};
 
-use super::{Backing, Store, frames_of, multiple};
+use super::{Backing, Store, frames_of, lock_file, multiple};
 use crate::Error;
 use crate::device::Device;
 use crate::extents::Sparse;
@@ -54,19 +54,26 @@ impl Backing {
         Ok(Backing { device: Some(Device::dma_buf()), ..backing })
     }
 
-    /// All of a device-DAX character device.
-    pub fn devdax(path: &Path) -> Result<Backing, Error> {
+    /// All of a device-DAX character device, for one writer or many readers: it is locked as a file is, until all of it was
+    /// revoked.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] with the holder's pid; [`Error::Path`].
+    pub fn devdax(path: &Path, read_only: bool) -> Result<Backing, Error> {
         let at = |source| Error::Path { path: path.to_owned(), source };
-        let file = File::open(path, OpenOptions::default()).map_err(at)?;
+        let file = File::open(path, OpenOptions { read_only, ..OpenOptions::default() }).map_err(at)?;
         if file.file_type().map_err(at)? != FileType::Character {
             return Err(Error::NotAFile { path: path.to_owned() });
         }
+        lock_file(&file, path, read_only)?;
         let len = devdax_size(path)?;
-        let mapping = Mapping::shared(file.as_fd(), 0, len, Protection::ReadWrite).map_err(at)?;
+        let protection = if read_only { Protection::Read } else { Protection::ReadWrite };
+        let mapping = Mapping::shared(file.as_fd(), 0, len, protection).map_err(at)?;
         mapping.dont_fork()?;
         let medium = file.device().ok().and_then(|device| Medium::of_char(Path::new(SYS), device));
         let backing = Backing::new(MemKind::Dax, "dax", len, Store::File { mapping, file });
-        Ok(Backing { path: Some(path.to_owned()), ..backing }.persistent(Mapped::DevDax, medium))
+        let backing = Backing { path: Some(path.to_owned()), writable: !read_only, ..backing };
+        Ok(backing.persistent(Mapped::DevDax, medium))
     }
 
     /// `len` bytes of physical memory from address `phys`, by `/dev/mem`: memory that was kept out of the kernel's map at

@@ -4,7 +4,7 @@
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use pageless_sys::file::File;
+use pageless_sys::file::{File, FileType};
 use pageless_sys::mmap::{Mapping, Protection};
 
 use super::{Backing, Store, multiple};
@@ -64,6 +64,12 @@ impl Backing {
             #[cfg(feature = "pmem-io")]
             let backing = Backing { kind: MemKind::Dax, ..backing };
             return Ok(backing);
+        }
+        // Its node lies in a file system in memory, which says nothing of it.
+        if file.file_type().map_err(at)? == FileType::Block {
+            let medium = file.device().ok().and_then(|device| Medium::of_block(Path::new(SYS), device));
+            let backing = Backing { durability: Durability::Msync, ..backing }.because(Reason::BlockDevice);
+            return Ok(Backing { medium, ..backing });
         }
         let reason = match file.file_system() {
             fs if fs.lives_in_memory() => Reason::MemoryFs(fs),

@@ -33,6 +33,8 @@ pub enum Reason {
     MemoryFs(FileSystem),
     /// A file that is mapped through the page cache.
     PageCache(FileSystem),
+    /// A block device, mapped through its page cache.
+    BlockDevice,
     /// A DAX file whose device does not take `MAP_SYNC`: virtio-pmem, which only the host can flush.
     DaxWithoutSync(FileSystem),
     /// Persistent memory, mapped without a page cache.
@@ -120,6 +122,7 @@ impl fmt::Display for Reason {
             Reason::Assumed => f.write_str("assumed on request"),
             Reason::MemoryFs(fs) => write!(f, "file in memory ({fs})"),
             Reason::PageCache(fs) => write!(f, "page cache of {fs}"),
+            Reason::BlockDevice => f.write_str("page cache of a block device"),
             Reason::DaxWithoutSync(fs) => write!(f, "DAX file of {fs} whose device takes no MAP_SYNC"),
             Reason::Persistent { mapped, domain, .. } => write!(f, "{mapped}, {domain}"),
         }
