@@ -96,12 +96,44 @@ by_turns() { # version lbasize block rounds
     ndctl destroy-namespace -f all >/dev/null 2>&1
 }
 
+# One that we make, in the kernel's hands.
+of_ours() { # version lbasize block
+    local what="our BTT $1, $2"
+    block=$3
+    ndctl create-namespace -f -r region0 -m sector -s 32M -l "$2" >/tmp/namespace 2>&1 || not_ok "$what: a namespace" "ndctl refuses" /tmp/namespace
+    await ls $disk
+    to_us
+    check "$what: we make it" pageless btt create $raw --force --layout "$1" --sector-size "$2"
+    blocks=$(pageless btt info $raw --json | sed -n 's/.*"external_nlba":\([0-9]*\).*/\1/p')
+    head -c $((blocks * block)) data >mirror
+    serve btt:$raw
+    check_says "$what: what it is safe from is told" "if the process dies, not if power does: this is a page cache" cat /tmp/serve.log
+    check "$what: we fill it" nbdcopy mirror "$uri"
+    stop_serving
+    to_kernel
+    check_equal "$what: the kernel has as many blocks of as many bytes" "$block $((blocks * block))" \
+        "$(cat /sys/block/pmem0s/queue/logical_block_size) $(blockdev --getsize64 $disk)"
+    check_equal "$what: the kernel reads what we wrote" "$(hash mirror)" "$(hash $disk)"
+    writes "o$2$1" | qemu-io -f raw $disk >/dev/null 2>/tmp/said
+    writes "o$2$1" | qemu-io -f raw mirror >/dev/null
+    check_equal "$what: ndctl finds it clean" "checked 1 namespace;" "$(ndctl_check)"
+    to_us
+    check_says "$what: our check of what the kernel wrote" "consistent" pageless btt check $raw
+    serve btt:$raw
+    check_equal "$what: we read what the kernel wrote" "$(hash mirror)" "$(nbdcopy "$uri" - | hash)"
+    stop_serving
+    to_kernel
+    ndctl destroy-namespace -f all >/dev/null 2>&1
+}
+
 # In a full run every size, and more turns where most disks are; else those that differ most: blocks of both lengths, alone in their lines
 # and with bytes beside them.
 turns=$(count 1 3)
 labels 1.1
 by_turns 1.1 4096 4096 "$turns"
 for size in $(count "4160" "512 4160"); do by_turns 1.1 "$size" $((size < 4096 ? 512 : 4096)) 1; done
+of_ours 1.1 4096 4096
 labels 1.2
+of_ours 2.0 512 512
 by_turns 2.0 512 512 "$turns"
 for size in $(count "528 4104" "520 528 4096 4104 4160 4224"); do by_turns 2.0 "$size" $((size < 4096 ? 512 : 4096)) 1; done
