@@ -23,4 +23,7 @@ echo "4 KiB copy: $hand instructions between two windows, $one contained, $each 
 echo "around each of 32 in one section: containment $((one - hand)) + section $((each - one))/32 = $around (bar <= 10); inside: 0, the routine is one rep movsb"
 echo "a memory disk: $(per 32000 "$(count batch polls_many)") for each of 32 reads, $(per 1000 "$(count batch polls_one)") for one, the copy included"
 echo "in flight and back: $(per 1000 "$(count examples/online pins_of_one)") instructions for 1 range, $(per 1000 "$(count examples/online pins_of_sixty_four)") for 64"
-if [ "$around" -le 10 ]; then echo "bar met"; else echo "bar MISSED"; fi
+if [ "$around" -le 10 ]; then echo "bar met"; else
+    echo "bar MISSED"
+    exit 1
+fi

@@ -325,7 +325,7 @@ fn a_source_that_ends_within_a_block_is_refused_before_anything_is_written() {
     let scratch = Scratch::disk();
     let backing = scratch.file("backing.img", &noise(2 * M, 14));
     let Some(device) = Loop::new(&backing, "4096") else {
-        return common::skip_kernel("permission to make a loop device");
+        return common::skip_here("permission to make a loop device");
     };
     let dst = format!("file:{}", device.0);
     let part = format!("file:{}", scratch.file("part.img", &noise(M + 512, 15)));

@@ -12,7 +12,7 @@ mod common;
 use common::disks::Disk;
 use common::nbd::{CMD_DISC, CMD_FLUSH, CMD_TRIM, CMD_WRITE, CMD_WRITE_ZEROES, EIO, FLAG_FUA, Peer, request};
 use common::server::{Serve, Server};
-use common::{MIB, Scratch, eventually, have, noise, ok, run, same, skip_kernel};
+use common::{MIB, Scratch, eventually, have, noise, ok, run, same, skip_here};
 
 const SYNCS: [&str; 3] = ["msync", "fdatasync", "fsync"];
 const SENDS: [&str; 4] = ["sendmsg", "sendto", "write", "writev"];
@@ -67,7 +67,7 @@ fn can_trace() -> bool {
     }
     let works = run("strace", &["-qq", "-o", "/dev/null", "true"]).status.success();
     if !works {
-        skip_kernel("ptrace");
+        skip_here("ptrace");
     }
     works
 }
@@ -195,7 +195,7 @@ impl Medium {
             return None;
         }
         if !fs::exists("/dev/fuse").unwrap_or(false) {
-            skip_kernel("/dev/fuse");
+            skip_here("/dev/fuse");
             return None;
         }
         let folder = Scratch::short();
@@ -241,7 +241,7 @@ impl Medium {
             (there || ended).then_some(there)
         });
         if !mounted {
-            skip_kernel("permission to mount with FUSE");
+            skip_here("permission to mount with FUSE");
         }
         mounted.then_some(medium)
     }

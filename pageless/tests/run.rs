@@ -19,7 +19,8 @@ const NOT_HERE: i32 = 77;
 fn helps(program: &Program, memory: &str, file: &str, case: &str) {
     let alone = run("timeout", &["60", program.path(), memory, file, case]);
     if alone.status.code() == Some(NOT_HERE) {
-        return skip_kernel(&format!("{} {memory} {case}: {}", program.name(), said(&alone).trim()));
+        let guest = if memory == "perf" { "guest/run-fio" } else { "guest/run-python" };
+        return skip_kernel(&format!("{memory} memory for {} {case}: {}", program.name(), said(&alone).trim()), guest);
     }
     assert_eq!(alone.status.code(), Some(EFAULT), "{case} alone: {}", said(&alone));
     holds(program, memory, file, case);
@@ -126,7 +127,7 @@ assert open(sys.argv[1], 'rb').read()[32768:40960] == bytes(range(256)) * 32
     let file = scratch.file("data", &common::noise(1 << 18, 3));
     let alone = run("python3", &["-c", SCRIPT, &file]);
     if alone.status.code() == Some(NOT_HERE) {
-        return skip_kernel("memfd_secret");
+        return skip_kernel("memfd_secret", "guest/run-python");
     }
     assert_eq!(alone.status.code(), Some(EFAULT), "{}", said(&alone));
     ok(PAGELESS, &["run", "--", "python3", "-c", SCRIPT, &file]);

@@ -10,6 +10,7 @@ use pageless_drivers::file::{FileDisk, FileDiskOptions};
 use pageless_mem::testing::{Child, Seen, fork_and_touch, seen};
 use pageless_mem::{Access, Backing, Memory, Region};
 use pageless_testkit::regions::{Kind, TempPath};
+use pageless_testkit::require::require;
 use std::time::{Duration, Instant};
 
 const LEN: usize = 256 << 10;
@@ -99,7 +100,8 @@ fn a_fork_in_the_middle_of_reads_loses_nothing() {
     let memory = Memory::new().unwrap();
     let disk = FileDisk::open(&memory, file.path(), FileDiskOptions::default()).unwrap();
     if !disk.does_direct_io() {
-        return eprintln!("skipped: needs a file system with O_DIRECT beside the test binary");
+        require::<(), _>("O_DIRECT", Err("the file system beside the test binary has none"));
+        return;
     }
     let mut rig = Rig { queue: disk.open_queue().unwrap(), memory };
     for kind in [Kind::Ram, Kind::Secret] {

@@ -246,10 +246,8 @@ fn vhost_user_disks_in_every_kind_of_memory_are_disks() {
 fn vhost_user_secret_memory_of_a_machine_is_served() {
     let memory = Memory::new().unwrap();
     // What there is of it is shared by both sides of this process.
-    let Some(region) = require("secret memory", FrontMemory::new(&memory, FrontKind::Secret, (QUEUES * ARENA) as u64))
-    else {
-        return;
-    };
+    let made = FrontMemory::new(&memory, FrontKind::Secret, (QUEUES * ARENA) as u64);
+    let Some(region) = require::kernel("memfd_secret", "guest/vhost-user-secret", made) else { return };
     drop(region);
     let disk = MemoryDisk::new(&memory, memory.register(Backing::memfd(2 << 20).unwrap()).unwrap(), "memfd");
     through_vhost_user(&memory, Arc::new(disk), FrontKind::Secret, &config());

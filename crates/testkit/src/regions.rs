@@ -45,6 +45,8 @@ impl Kind {
         match self {
             Kind::PfnMap => kernel("a perf page that is VM_PFNMAP", "guest/bar", made),
             Kind::DmaHeap => kernel("dma-buf heaps", "guest/dmabuf", made),
+            Kind::Secret => kernel("memfd_secret", "guest/secret", made),
+            Kind::Hugetlb => kernel("huge pages in its pool", "guest/hugetlb", made),
             _ => require(&format!("{self:?} memory"), made),
         }
     }

@@ -228,7 +228,7 @@ static void *unmaps(void *kind)
 /* Another thread takes the buffer away and puts it back: every call is its data or EFAULT. */
 static void unmapped(const char *kind)
 {
-    unsigned good = 0, refused = 0;
+    unsigned good = 0, refused = 0, wrote = 0;
     int fd = open_direct(0, FILE_BYTES);
     pthread_t other;
     (void)kind;
@@ -236,21 +236,27 @@ static void unmapped(const char *kind)
     MUST(pthread_create(&other, NULL, unmaps, NULL) == 0);
     while (good + refused < 20 * ROUNDS || (good < 10 && refused < 100 * ROUNDS)) {
         struct iovec iov[2] = { { shared_target, BLOCK / 2 }, { shared_target + BLOCK / 2, BLOCK / 2 } };
+        fill(memory.at, 9, 0, BLOCK); /* the same page, by the address that stays */
         errno = 0;
         long got = good % 2 ? pread(fd, shared_target, BLOCK, 0) : preadv(fd, iov, 2, 0);
-        if (got == BLOCK)
+        if (got == BLOCK) {
+            expect("a read that went well", memory.at, 1, 0, BLOCK);
             good++;
-        else if (got == -1 && errno == EFAULT)
+        } else if (got == -1 && errno == EFAULT)
             refused++;
         else
             WRONG("read = %ld (%s)", got, strerror(errno));
+        fill(memory.at, 2, 0, BLOCK);
         got = pwrite(fd, shared_target, BLOCK, 8 * BLOCK);
         MUST(got == BLOCK || (got == -1 && errno == EFAULT));
+        wrote += got == BLOCK;
     }
     stop = 1;
     pthread_join(other, NULL);
     if (!good)
         exit(3);
+    MUST(refused && wrote);
+    expect_file("what writes left", 8 * BLOCK, BLOCK, 2, 0);
     fprintf(stderr, "%u read, %u EFAULT\n", good, refused);
 }
 

@@ -106,11 +106,6 @@ impl Place {
         self.kind == "tmpfs"
     }
 
-    /// Whether frames of a mapped file there can be the buffer of `O_DIRECT`.
-    pub(crate) fn pins(&self) -> bool {
-        self.kind != "told"
-    }
-
     /// Whether the kernel does `O_DIRECT` on its files.
     pub(crate) fn is_direct(&self) -> bool {
         let (path, _) = self.file(&[0; 4096]);

@@ -124,7 +124,7 @@ pub(super) fn secret(memory: &Memory, len: u64) -> Option<Region> {
 pub(super) fn direct(disk: &FileDisk) -> bool {
     let direct = disk.does_direct_io();
     if !direct {
-        eprintln!("skipped: needs a file system with O_DIRECT beside the test binary");
+        require::require::<(), _>("O_DIRECT", Err("the file system beside the test binary has none"));
     }
     direct
 }
@@ -153,7 +153,7 @@ impl Tmpfs {
         std::fs::create_dir(&at).unwrap();
         let tmpfs = Tmpfs(at);
         if system("mount", &["-t", kind, "-o", options, kind, tmpfs.0.to_str().unwrap()]).is_none() {
-            eprintln!("skipped: needs permission to mount a {kind}");
+            require::require::<(), _>(&format!("a {kind}"), Err("no permission to mount one"));
             return None;
         }
         Some(tmpfs)
@@ -178,7 +178,7 @@ impl Loop {
     pub(super) fn new(file: &Path, sector: &str) -> Option<Loop> {
         let made = system("losetup", &["-f", "--show", "--sector-size", sector, file.to_str().unwrap()]);
         if made.is_none() {
-            eprintln!("skipped: needs permission to make a loop device");
+            require::require::<(), _>("a loop device", Err("no permission to make one"));
         }
         made.map(Loop)
     }

@@ -253,10 +253,8 @@ fn a_destination_that_may_not_be_written_is_refused_before_anything_moves() {
 fn scattered_addresses_of_secret_memory_are_read_and_written_through_slots() {
     let file = Scratch::with(&pattern(16384, 6));
     let mut rig = Rig::new(file.path());
-    let secret = match pageless_sys::memfd::secret(1 << 16) {
-        Ok(secret) => secret,
-        Err(error) => return eprintln!("skipped: needs memfd_secret ({error})"),
-    };
+    let made = pageless_sys::memfd::secret(1 << 16);
+    let Some(secret) = pageless_testkit::require::kernel("memfd_secret", "guest/secret", made) else { return };
     if !direct(&rig.disk) {
         return;
     }

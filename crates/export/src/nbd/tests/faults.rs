@@ -10,6 +10,7 @@ use pageless_block::{Bio, BlockDevice, Completion, Error, Limits, Op, Queue, Ref
 use pageless_drivers::{NullDisk, RamDisk};
 use pageless_mem::{Backing, FileOptions, Memory};
 use pageless_testkit::regions::TempPath;
+use pageless_testkit::require::require;
 use pageless_testkit::{Fault, Faulty, What};
 
 use super::super::wire::cmd;
@@ -114,9 +115,7 @@ fn a_queue_that_is_full_is_tried_again() {
 #[test]
 fn nbd_media_faults_in_the_frames_themselves() {
     // A file that shrinks under its mapping: loads from the lost part fault.
-    let Ok(path) = TempPath::on("tmpfs") else {
-        return eprintln!("skipped: no tmpfs");
-    };
+    let Some(path) = require("a tmpfs", TempPath::on("tmpfs")) else { return };
     let memory = Memory::new().unwrap();
     let options = FileOptions { size: Some(4 * MIB), create: true, ..Default::default() };
     let region = memory.register(Backing::file(path.path(), options).unwrap()).unwrap();

@@ -148,7 +148,8 @@ fn a_client_that_only_asks_is_not_listened_to_for_ever() {
 fn a_thousand_clients_are_served() {
     // Both ends are in this process.
     if pageless_sys::limits::raise_descriptors().is_none_or(|most| most < 2500) {
-        return eprintln!("skipped: cannot have that many open files");
+        pageless_testkit::require::require::<(), _>("2,500 open files", Err("the hard limit is lower"));
+        return;
     }
     let host = Host::ram(64 * MIB);
     let mut clients: Vec<Client> = (0..1000).map(|_| host.client(false)).collect();
