@@ -15,7 +15,7 @@ job="fio --name=job --direct=1 --iomem=mmapshared:$resource"
 verify="--size=4M --rw=randwrite --bs=16k --iodepth=8 --verify=crc32c --verify_fatal=1 --do_verify=1"
 
 # shellcheck disable=SC2086 # words
-for engine in psync pvsync libaio; do
+for engine in psync pvsync2 libaio; do
     for target in /disk/file /dev/nvme0n1; do
         with="--ioengine=$engine --filename=$target $verify"
         expect_fail "alone: fio $engine on $target" "Bad address" $job $with

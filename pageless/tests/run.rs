@@ -19,8 +19,8 @@ const NOT_HERE: i32 = 77;
 fn helps(program: &Program, memory: &str, file: &str, case: &str) {
     let alone = run("timeout", &["60", program.path(), memory, file, case]);
     if alone.status.code() == Some(NOT_HERE) {
-        let guest = if memory == "perf" { "guest/run-fio" } else { "guest/run-python" };
-        return skip_kernel(&format!("{memory} memory for {} {case}: {}", program.name(), said(&alone).trim()), guest);
+        let lacks = format!("{memory} memory for {} {case}: {}", program.name(), said(&alone).trim());
+        return skip_kernel(&lacks, "guest/run-c");
     }
     assert_eq!(alone.status.code(), Some(EFAULT), "{case} alone: {}", said(&alone));
     holds(program, memory, file, case);

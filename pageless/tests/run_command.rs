@@ -209,7 +209,7 @@ fn every_process_counts_however_it_ends() {
     let one = format!("{} secret {} end_of_file", program.path(), scratch.path("data"));
     let alone = pageless_run(&runtime, &["--json", "--", "sh", "-c", &one]);
     if alone.status.code() == Some(77) {
-        return skip_kernel("memfd_secret", "guest/run-python");
+        return skip_kernel("memfd_secret", "guest/run-c");
     }
     let single = report(&String::from_utf8_lossy(&alone.stderr));
     let reads = single["reads"].as_u64().expect("a number");
