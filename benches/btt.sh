@@ -19,7 +19,7 @@ folder=$(mktemp -d "${DIR:-/dev/shm}/pageless-bench.XXXXXX")
 trap 'finish; rm -rf "$folder"' EXIT
 
 truncate -s "${SIZE}M" "$folder/raw"
-"$PAGELESS" btt create "$folder/btt" --size "${SIZE}M" >/dev/null
+"$PAGELESS" btt create "$folder/btt" --size "${SIZE}M" --volatile >/dev/null
 pmempool create --write-layout --size "${SIZE}M" blk 4096 "$folder/pool"
 export PMEM_IS_PMEM_FORCE=1
 if [ "$(stat -f -c %T "$folder")" = tmpfs ]; then export PMEM_NO_FLUSH=1; fi
@@ -51,7 +51,7 @@ verdict "read, raw pmem" "$work/btt.read" "$work/raw.read" 0.85
 verdict "read, fio pmemblk" "$work/btt.read" "$work/pmemblk.read" 0
 
 # A terabyte, sparse; its map is there, as after use.
-"$PAGELESS" btt create "$folder/large" --size 1T >/dev/null
+"$PAGELESS" btt create "$folder/large" --size 1T --volatile >/dev/null
 seconds() { local begin; begin=$(now_ns); "$@" >/dev/null 2>&1; awk -v ns=$(($(now_ns) - begin)) 'BEGIN { print ns / 1e9 }'; }
 serve_it() {
     rm -f "$work/s.sock"

@@ -10,7 +10,7 @@ start_server() { # pmem|file|btt folder
     [ -n "$sockets" ] || sockets=$(mktemp -d "${TMPDIR:-/tmp}/pageless.XXXXXX")
     if [ ! -e "$image" ]; then
         case $1 in
-            btt) "$pageless" btt create "$image" --size 512M --sector-size 4096 >/dev/null ;;
+            btt) "$pageless" btt create "$image" --size 512M --sector-size 4096 --volatile >/dev/null ;;
             *) truncate -s 512M "$image" ;;
         esac
     fi

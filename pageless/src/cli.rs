@@ -240,6 +240,9 @@ pub(crate) struct BttCreateArgs {
     /// Overwrite what is there
     #[arg(long)]
     pub(crate) force: bool,
+    /// Make it where nothing outlives power: on a tmpfs
+    #[arg(long)]
+    pub(crate) volatile: bool,
     /// One JSON object on stdout, as `info` has it
     #[arg(long)]
     pub(crate) json: bool,

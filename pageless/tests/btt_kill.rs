@@ -138,7 +138,7 @@ fn killed_under_load_every_sector_is_whole_and_what_was_acknowledged_is_there() 
     let Some(python) = python() else { return };
     for (block, scratch) in [(512_u64, Scratch::shm()), (4096, Scratch::disk())] {
         let path = scratch.path("disk.btt");
-        ok(PAGELESS, &["btt", "create", &path, "--size", "24M", "--sector-size", &block.to_string()]);
+        ok(PAGELESS, &["btt", "create", &path, "--size", "24M", "--volatile", "--sector-size", &block.to_string()]);
         kills(python, &path, block, 2 * rounds());
     }
 }

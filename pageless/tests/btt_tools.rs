@@ -103,6 +103,27 @@ fn btt_create_makes_what_check_and_pmempool_know() {
     }
 }
 
+/// A tmpfs forgets all: no place for what is to be whole after a power cut, unless somebody says that this is known.
+#[test]
+fn btt_create_on_a_tmpfs_is_refused_unless_that_is_wanted() {
+    let path = format!("/dev/shm/pageless-btt-{}", std::process::id());
+    let kind = run("stat", &["-f", "-c", "%T", "/dev/shm"]);
+    if String::from_utf8_lossy(&kind.stdout).trim() != "tmpfs" {
+        return common::skip_here("a tmpfs at /dev/shm");
+    }
+    let (code, text) = exit(&["btt", "create", &path, "--size", "20M"]);
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("nothing there outlives power (file in memory (tmpfs)"), "{text}");
+    assert!(text.contains(&path) && text.contains("--volatile"), "{text}");
+    assert!(!fs::exists(&path).expect("looks"), "nothing is left behind");
+    let made = ok(PAGELESS, &["btt", "create", &path, "--size", "20M", "--volatile"]);
+    let server = Server::start(&format!("btt:{path}"));
+    let said = server.said();
+    server.stop();
+    fs::remove_file(&path).expect("removes");
+    assert!(made.contains("BTT 1.1") && said.contains("power takes them all"), "{made}{said}");
+}
+
 #[test]
 fn btt_create_overwrites_nothing_and_leaves_nothing_behind() {
     let scratch = Scratch::disk();
@@ -398,7 +419,7 @@ fn btt_specs_that_cannot_be_opened_say_why_and_leave_nothing() {
     let (code, text) = Serve::new(&format!("btt:{missing}")).refused();
     assert_eq!(code, 1, "{text}");
     assert!(text.contains(&server.pid().to_string()), "names the holder: {text}");
-    assert!(server.said().contains("sectors are atomic"), "{}", server.said());
+    assert!(server.said().contains("sectors are atomic if the process dies, not if power does"), "{}", server.said());
     server.stop();
     assert!(ok(PAGELESS, &["btt", "check", &missing]).contains("consistent"));
 }

@@ -86,7 +86,10 @@ fn btt(len: u64) -> (Scratch, String) {
     let scratch = Scratch::shm();
     let path = scratch.path("disk.btt");
     let size = len.to_string();
-    ok(env!("CARGO_BIN_EXE_pageless"), &["btt", "create", &path, "--size", &size, "--sector-size", "4096"]);
+    ok(
+        env!("CARGO_BIN_EXE_pageless"),
+        &["btt", "create", &path, "--size", &size, "--sector-size", "4096", "--volatile"],
+    );
     let spec = format!("btt:{path}");
     (scratch, spec)
 }

@@ -39,6 +39,10 @@ pub(super) fn run(args: &BttCreateArgs) -> Result<(), Failure> {
         }
         None => (open_medium(&memory, path, Options::default())?, None),
     };
+    let domain = region.flush_domain();
+    if !domain.survives_power_loss() && !args.volatile {
+        return Err(BttError::Volatile { path: path.clone(), domain }.into());
+    }
     let mut medium = Medium::new(&memory, region.clone());
     fits(path, medium.len(), &new)?;
     if made.is_none() && !args.force {

@@ -7,6 +7,7 @@ use pageless::drivers::btt;
 use pageless::drivers::btt::check::find::FindError;
 use pageless::drivers::btt::check::repair::RepairError;
 use pageless::drivers::btt::check::{CheckError, Counts};
+use pageless::mem::persist::FlushDomain;
 
 /// How a `btt` command ends badly.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +37,17 @@ pub(crate) enum BttError {
         path: PathBuf,
         /// What.
         what: String,
+    },
+    /// What a BTT is for cannot be had there.
+    #[error(
+        "{}: nothing there outlives power ({domain}); nothing was changed\n  help: name a file on a disk or on persistent memory, or say --volatile",
+        path.display()
+    )]
+    Volatile {
+        /// The medium.
+        path: PathBuf,
+        /// What it is.
+        domain: FlushDomain,
     },
     /// A new one could not be made.
     #[error("{}: {error}", path.display())]
