@@ -16,47 +16,26 @@
 
 use std::sync::Arc;
 
-use super::read_table::PLACES;
-use super::sync::{AtomicU64, Ordering, fence, give_way};
+use super::places::{Places, Told, WORDS};
+use super::sync::{Ordering, fence, give_way};
 
 /// Entries of the map in a cache line: they are claimed together.
 const ENTRIES: u64 = 16;
 
-/// Claims of a queue at once, at most.
-const AT_ONCE: usize = super::lanes::PER_GROUP;
-
-/// What one queue claims: lines of entries, the first `count` of these.
-#[derive(Debug)]
-#[repr(align(128))]
-struct Published {
-    count: AtomicU64,
-    lines: [AtomicU64; AT_ONCE],
-}
-
-impl Published {
-    fn any(&self, wanted: &Wanted) -> bool {
-        let count = usize::try_from(self.count.load(Ordering::Acquire)).unwrap_or(AT_ONCE).min(AT_ONCE);
-        self.lines[..count].iter().any(|line| wanted.has(line.load(Ordering::Acquire)))
-    }
-}
+const _: () = assert!(super::lanes::PER_GROUP <= WORDS, "a group of writes claims at once");
 
 /// What all queues claim.
 #[derive(Debug)]
-pub(super) struct Claims {
-    places: Box<[Published]>,
-    /// Places that ever had a queue: the first so many.
-    used: AtomicU64,
-}
+pub(super) struct Claims(Places);
 
 impl Claims {
     pub(super) fn new() -> Claims {
-        let none = |_| Published { count: AtomicU64::new(0), lines: std::array::from_fn(|_| AtomicU64::new(0)) };
-        Claims { places: (0..PLACES).map(none).collect(), used: AtomicU64::new(0) }
+        Claims(Places::new())
     }
 
     /// The claims of the queue with this place, of which there is one at a time.
     pub(super) fn enter(self: &Arc<Self>, place: usize) -> Claimant {
-        self.used.fetch_max(place as u64 + 1, Ordering::SeqCst);
+        self.0.take(place);
         Claimant { claims: Arc::clone(self), place }
     }
 
@@ -67,16 +46,15 @@ impl Claims {
 
     /// The lowest place but this one that claims any of these lines.
     fn rival(&self, place: usize, wanted: &Wanted) -> Option<usize> {
-        let used = usize::try_from(self.used.load(Ordering::SeqCst)).unwrap_or(PLACES).min(PLACES);
-        let others = self.places[..used].iter().enumerate().filter(|(other, _)| *other != place);
-        others.filter(|(_, published)| published.any(wanted)).map(|(other, _)| other).next()
+        let mut others = self.0.used().iter().enumerate().filter(|(other, _)| *other != place);
+        others.find(|(_, other)| other.tells_any(|line| wanted.has(line))).map(|(other, _)| other)
     }
 }
 
 /// Lines that are about to be claimed.
 #[derive(Debug)]
 struct Wanted {
-    lines: [u64; AT_ONCE],
+    lines: [u64; WORDS],
     count: usize,
     /// A bit for what each line is modulo 64.
     marks: u64,
@@ -85,7 +63,7 @@ struct Wanted {
 impl Wanted {
     #[inline]
     fn of(mut blocks: impl Iterator<Item = u64>) -> Wanted {
-        let mut wanted = Wanted { lines: [0; AT_ONCE], count: 0, marks: 0 };
+        let mut wanted = Wanted { lines: [0; WORDS], count: 0, marks: 0 };
         for (slot, block) in wanted.lines.iter_mut().zip(&mut blocks) {
             *slot = block / ENTRIES;
             wanted.marks |= 1 << (*slot % 64);
@@ -110,39 +88,25 @@ pub(super) struct Claimant {
 impl Claimant {
     /// Claims these external blocks, of which there are at most [`PER_GROUP`](super::lanes::PER_GROUP).
     #[inline]
-    pub(super) fn claim(&mut self, blocks: impl Iterator<Item = u64>) -> Claimed<'_> {
+    pub(super) fn claim(&mut self, blocks: impl Iterator<Item = u64>) -> Told<'_> {
         let wanted = Wanted::of(blocks);
-        let own = &self.claims.places[self.place];
-        for (slot, line) in own.lines.iter().zip(&wanted.lines[..wanted.count]) {
-            slot.store(*line, Ordering::Release);
-        }
+        let own = self.claims.0.at(self.place);
+        wanted.lines[..wanted.count].iter().enumerate().for_each(|(at, line)| own.set(at, *line));
         let mut patience = Patience::default();
         loop {
-            own.count.store(wanted.count as u64, Ordering::Release);
+            own.tell(wanted.count);
             fence(Ordering::SeqCst);
             match self.claims.rival(self.place, &wanted) {
-                None => return Claimed { own },
+                None => return Told(own),
                 Some(rival) if rival < self.place => {
-                    own.count.store(0, Ordering::Release);
-                    while self.claims.places[rival].any(&wanted) {
+                    own.tell(0);
+                    while self.claims.0.at(rival).tells_any(|line| wanted.has(line)) {
                         patience.wait();
                     }
                 }
                 Some(_) => patience.wait(),
             }
         }
-    }
-}
-
-/// Blocks that are claimed, until this is dropped.
-#[derive(Debug)]
-pub(super) struct Claimed<'c> {
-    own: &'c Published,
-}
-
-impl Drop for Claimed<'_> {
-    fn drop(&mut self) {
-        self.own.count.store(0, Ordering::Release);
     }
 }
 

@@ -50,6 +50,7 @@ pub mod layout;
 mod loom;
 pub mod map;
 mod open;
+mod places;
 mod queue;
 mod read;
 mod read_table;

@@ -9,13 +9,11 @@
 
 use std::sync::Arc;
 
-use super::sync::{AtomicU64, Mutex, Ordering, fence, lock};
+use super::places::{self, PLACES, Places, Told};
+use super::sync::{Mutex, Ordering, fence, lock};
 
 /// Blocks that one queue reads at once.
-pub(super) const AT_ONCE: usize = 16;
-
-/// Queues that there can be.
-pub(super) const PLACES: usize = if cfg!(loom) { 2 } else { 256 };
+pub(super) const AT_ONCE: usize = places::WORDS;
 
 /// A block of an arena.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -30,32 +28,16 @@ impl Block {
     }
 }
 
-/// What one queue reads.
-#[derive(Debug)]
-#[repr(align(128))]
-struct Reads {
-    count: AtomicU64,
-    blocks: [AtomicU64; AT_ONCE],
-}
-
 /// The table.
 #[derive(Debug)]
 pub(super) struct ReadTable {
-    places: Box<[Reads]>,
+    places: Places,
     taken: Mutex<Box<[bool]>>,
-    /// Places that have ever been taken: the first so many.
-    used: AtomicU64,
 }
 
 impl ReadTable {
     pub(super) fn new() -> ReadTable {
-        let reads =
-            |_| Reads { count: AtomicU64::new(0), blocks: std::array::from_fn(|_| AtomicU64::new(Block::NONE.0)) };
-        ReadTable {
-            places: (0..PLACES).map(reads).collect(),
-            taken: Mutex::new(vec![false; PLACES].into()),
-            used: AtomicU64::new(0),
-        }
+        ReadTable { places: Places::new(), taken: Mutex::new(vec![false; PLACES].into()) }
     }
 
     /// A place for one more queue, if there is one.
@@ -63,7 +45,7 @@ impl ReadTable {
         let mut taken = lock(&self.taken);
         let index = taken.iter().position(|taken| !taken)?;
         taken[index] = true;
-        self.used.fetch_max(index as u64 + 1, Ordering::SeqCst);
+        self.places.take(index);
         Some(Place { table: Arc::clone(self), index })
     }
 
@@ -71,20 +53,12 @@ impl ReadTable {
     /// is read.
     pub(super) fn look(&self) -> bool {
         fence(Ordering::SeqCst);
-        self.used().iter().any(|place| place.count.load(Ordering::Acquire) > 0)
-    }
-
-    fn used(&self) -> &[Reads] {
-        let used = usize::try_from(self.used.load(Ordering::SeqCst)).unwrap_or(PLACES).min(PLACES);
-        &self.places[..used]
+        self.places.used().iter().any(places::Place::tells)
     }
 
     /// Whether anybody reads the block.
     pub(super) fn reads(&self, block: Block) -> bool {
-        self.used().iter().any(|place| {
-            let count = usize::try_from(place.count.load(Ordering::Acquire)).unwrap_or(AT_ONCE).min(AT_ONCE);
-            place.blocks[..count].iter().any(|read| read.load(Ordering::Acquire) == block.0)
-        })
+        self.places.used().iter().any(|place| place.tells_any(|read| read == block.0))
     }
 }
 
@@ -109,40 +83,28 @@ impl Place {
 
     /// Publishes the blocks that `look_up` finds in the map for the first `count` of what is to be read, at most
     /// [`AT_ONCE`]. It is asked again until each one is published that it finds last.
-    pub(super) fn publish(&mut self, count: usize, mut look_up: impl FnMut(usize) -> Block) -> Published<'_> {
-        let reads = &self.table.places[self.index];
+    pub(super) fn publish(&mut self, count: usize, mut look_up: impl FnMut(usize) -> Block) -> Told<'_> {
+        let reads = self.table.places.at(self.index);
         let mut found = [Block::NONE; AT_ONCE];
         let found = &mut found[..count.min(AT_ONCE)];
-        for (at, (slot, block)) in reads.blocks.iter().zip(found.iter_mut()).enumerate() {
+        for (at, block) in found.iter_mut().enumerate() {
             *block = look_up(at);
-            slot.store(block.0, Ordering::Release);
+            reads.set(at, block.0);
         }
-        reads.count.store(found.len() as u64, Ordering::Release);
+        reads.tell(found.len());
         fence(Ordering::SeqCst);
-        for (at, (slot, block)) in reads.blocks.iter().zip(found.iter_mut()).enumerate() {
+        for (at, block) in found.iter_mut().enumerate() {
             while *block != Block::NONE {
                 let again = look_up(at);
                 if again == *block {
                     break;
                 }
                 *block = again;
-                slot.store(again.0, Ordering::Release);
+                reads.set(at, again.0);
                 fence(Ordering::SeqCst);
             }
         }
-        Published { reads }
-    }
-}
-
-/// Blocks that are published, until this is dropped.
-#[derive(Debug)]
-pub(super) struct Published<'p> {
-    reads: &'p Reads,
-}
-
-impl Drop for Published<'_> {
-    fn drop(&mut self) {
-        self.reads.count.store(0, Ordering::Release);
+        Told(reads)
     }
 }
 
