@@ -102,9 +102,14 @@ first=$(((size - tail) / 4096)) # among the last blocks, as before
 line=$(dd if="$raw" bs=4096 skip=$first 2>/dev/null | od -An -v -tx1 -w4096 | grep -n '^ 79 79 79 79' | head -n 1 | cut -d: -f1)
 echo "$(((first + line - 1) * 8)) 8" >"/sys/block/$namespace/badblocks"
 echo 1 >/proc/sys/vm/drop_caches
-serve "btt:$raw"
+strace -f -qq -e trace=none -e signal=SIGBUS -o signals pageless serve "btt:$raw" --nbd unix:/tmp/raw.sock >/tmp/serve.log 2>&1 &
+tracer=$!
+uri='nbd+unix:///?socket=/tmp/raw.sock'
+check "raw: the server is ready" await grep -q '^ready' /tmp/serve.log
 expect_fail "raw: the bad sector is an I/O error" "Input/output error" qemu-io -f raw "$uri" -c "read 2M 4096"
 check "raw: its neighbours are read" qemu-io -f raw "$uri" -c "read -P 0 1M 1M" -c "read -P 0 2101248 1M"
 check "raw: the sector is written again, and read" qemu-io -f raw "$uri" -c "write -P 0x7a 2M 4096" -c flush -c "read -P 0x7a 2M 4096"
-stop_serving
+kill -INT "$(pidof pageless)"
+check "raw: the server ends well" wait $tracer
+check_equal "raw: nobody has touched it" 0 "$(grep -c SIGBUS signals)"
 check_says "raw: a check finds it consistent" "consistent" pageless btt check "$raw"

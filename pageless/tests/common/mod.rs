@@ -59,6 +59,8 @@ pub(crate) fn skip_here(needs: &str) {
 
 /// Skips visibly what this kernel lacks, and what the guest test of that name proves instead: CI fails where that did not pass.
 pub(crate) fn skip_kernel(needs: &str, guest: &str) {
+    let there = format!("{}/../{}.sh", env!("CARGO_MANIFEST_DIR"), guest.replace("guest/", "guest/tests/"));
+    assert!(std::path::Path::new(&there).is_file(), "there is no {guest}");
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
     note(&format!("skipped: kernel lacks {needs} ({guest} covers it): {test}"));
 }

@@ -234,7 +234,7 @@ static void unmapped(const char *kind)
     (void)kind;
     shared_target = mmap(NULL, BLOCK, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     MUST(pthread_create(&other, NULL, unmaps, NULL) == 0);
-    while (good + refused < 20 * ROUNDS || (good < 10 && refused < 100 * ROUNDS)) {
+    while (good + refused < 20 * ROUNDS || ((good < 10 || !refused || !wrote) && good + refused < 100 * ROUNDS)) {
         struct iovec iov[2] = { { shared_target, BLOCK / 2 }, { shared_target + BLOCK / 2, BLOCK / 2 } };
         fill(memory.at, 9, 0, BLOCK); /* the same page, by the address that stays */
         errno = 0;

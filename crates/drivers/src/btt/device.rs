@@ -145,6 +145,12 @@ pub struct BttDisk {
 }
 
 impl BttDisk {
+    /// What its queues share.
+    #[cfg(all(test, not(loom)))]
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
     /// Makes a BTT on all of `region`, and says how it was cut. What was there is lost.
     ///
     /// # Errors

@@ -149,3 +149,47 @@ fn zero_entry(shared: &Shared, maps: &mut Maps<'_>, (arena, lba): (&Arena, u32),
     }
     Ok(true)
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use pageless_block::{Queue, Sector, open_checked};
+    use pageless_mem::{Backing, Memory};
+
+    use crate::btt::info::Uuid;
+    use crate::btt::layout::Placement;
+    use crate::btt::trouble::Trouble;
+    use crate::btt::{BttDisk, CreateOptions, OpenOptions};
+
+    use super::*;
+
+    /// The flog has another queue's write of the block, and the map has not: recovery finishes it, whatever the map has then.
+    #[test]
+    fn btt_zeroes_that_waited_for_a_write_in_trouble_are_not_stored() {
+        let memory = Memory::new().unwrap();
+        let region = memory.register(Backing::anon(32 << 20).unwrap()).unwrap();
+        let lba_size = crate::btt::layout::LbaSize::new(4096).unwrap();
+        let options = CreateOptions::new(lba_size, Placement::V1_1, Uuid([1; 16]));
+        BttDisk::create(&memory, &region, &options).unwrap();
+        let disk = BttDisk::open(&memory, &region, "btt", &OpenOptions::default()).unwrap();
+        let zeroes = || {
+            let (mut queue, mut out) = (open_checked(&disk).unwrap(), Vec::new());
+            queue.submit(Bio::write_zeroes(Sector(8 * 5), 4096, 0)).unwrap();
+            while queue.poll(&mut out).unwrap() == 0 {}
+            out[0].status
+        };
+        // Now the map was read: what follows waits for the claim alone.
+        assert_eq!(zeroes(), Status::Ok);
+        let shared = disk.shared();
+        let mut other = shared.claims.enter(7);
+        let claimed = other.claim(std::iter::once(5));
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(zeroes);
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            assert!(!waiting.is_finished(), "the block is claimed");
+            let arena = &shared.arenas[0];
+            shared.freeze(arena, Trouble::MapNotStored { arena: 0, lba: 5, fault: Fault::Media });
+            drop(claimed);
+            assert_eq!(waiting.join().unwrap(), Status::ReadOnly);
+        });
+    }
+}
