@@ -15,7 +15,9 @@ use std::ops::ControlFlow;
 
 use pageless_block::{Bio, Completion, Queue, Sector, Status, open_checked};
 use pageless_drivers::btt::check::medium::Medium;
-use pageless_drivers::btt::check::{CheckError, CheckOptions, Counts, Finding, Report, Watch, Worth, check, repair};
+use pageless_drivers::btt::check::{
+    CheckError, CheckOptions, Counts, Finding, FirstLook, Report, Watch, Worth, check, repair,
+};
 use pageless_drivers::btt::flog::{FlogEntry, FlogGroup, FlogLayout};
 use pageless_drivers::btt::info::{Expected, Identity, InfoBlock, Uuid};
 use pageless_drivers::btt::layout::{ARENA_MIN, Follows, Geometry, LbaSize, PAGE, Placement};
@@ -292,13 +294,13 @@ impl Image {
 
     /// Checks, and asserts what holds of every check. Nothing where there is no BTT.
     pub(crate) fn check(&mut self) -> Option<Checked> {
-        self.check_in_parts(1)
+        self.check_by(FirstLook::Entries)
     }
 
-    /// Checks as a whole and in two parts, which come to the same.
+    /// Checks entry by entry and by the fingerprint, which come to the same.
     pub(crate) fn check_both_ways(&mut self) {
-        let both = [1, 2].map(|threads| {
-            self.check_in_parts(threads).map(|Checked { report, mut findings }| {
+        let both = [FirstLook::Entries, FirstLook::Fingerprint { threads: 2 }].map(|first_look| {
+            self.check_by(first_look).map(|Checked { report, mut findings }| {
                 findings.sort_by_key(|finding| (finding.arena, finding.offset, finding.problem.name()));
                 (findings, report.changes)
             })
@@ -306,9 +308,9 @@ impl Image {
         assert_eq!(both[0], both[1]);
     }
 
-    fn check_in_parts(&mut self, threads: u32) -> Option<Checked> {
+    fn check_by(&mut self, first_look: FirstLook) -> Option<Checked> {
         let mut heard = Heard { len: self.medium.len(), ..Heard::default() };
-        let options = CheckOptions { threads: Some(threads), ..CheckOptions::default() };
+        let options = CheckOptions { first_look, ..CheckOptions::default() };
         let checked = check(&mut self.medium, options, &mut heard);
         match checked {
             Ok(report) => {

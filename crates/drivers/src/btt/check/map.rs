@@ -1,45 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The map as a whole: each internal block is one LBA's or one lane's.
 //!
-//! A large map is scanned in parts, by a thread each: what takes the time is to set a bit somewhere for each entry, and one core
-//! has so many of those under way. Each thread has bits of its own, and what two parts have seen comes out when those are
-//! put together; whose it is, by a second look at the part.
+//! A large map is first looked at by its [fingerprint](super::fingerprint), which takes as long as to read it. Only one that is not as
+//! it should be is looked at entry by entry, which takes several times as long: that says what is wrong.
 
 use std::collections::HashMap;
-use std::ops::{ControlFlow, Range};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
-use std::thread::{self, ScopedJoinHandle};
-use std::time::{Duration, Instant};
-
-use pageless_mem::Fault;
 
 use super::flog::{Lanes, Pending, at, unclear_problem};
-use super::medium::Medium;
 use super::scan::{Scan, Told};
 use super::seen::Seen;
+use super::walk::Walk;
 use super::{Change, CheckError, FoundArena, Part, Problem, Session, Why};
 use crate::btt::map::MapEntry;
-
-/// Bytes of a map that one thread scans as fast as several begin to.
-const SMALL: u64 = 32 << 20;
-/// Threads, at most; and bytes that the bits of all of them take.
-const THREADS: u32 = 8;
-const BITS: u64 = 256 << 20;
-/// What a thread may have told before it is heard.
-const UNHEARD: usize = 1024;
-/// How often progress is told while threads have nothing else to tell.
-const PACE: Duration = Duration::from_millis(100);
-
-/// A part that another thread scans, and what it tells.
-type Started<'s> = (ScopedJoinHandle<'s, Result<Seen, CheckError>>, Receiver<Told>);
-
-/// What other threads have checked, and how much of that was told, when.
-struct Elsewhere<'c> {
-    checked: &'c AtomicU64,
-    told: u64,
-    last: Option<Instant>,
-}
 
 /// Who owns blocks besides the map.
 struct Owners {
@@ -74,15 +46,14 @@ impl Owners {
 
 impl Session<'_> {
     pub(super) fn map(&mut self, arena: &FoundArena, lanes: Lanes) -> Result<(), CheckError> {
+        if self.sound(arena, &lanes)? {
+            self.pending(arena, &lanes);
+            return Ok(());
+        }
         let unfinished = lanes.pending.iter().map(|(lba, pending)| (*lba, pending.new)).collect();
         let mut owners = Owners::new(lanes);
-        let mut seen = match &self.parts(arena)[..] {
-            [part] => {
-                let scan = Scan::new(self.medium.another(), arena, part.clone(), &unfinished);
-                scan.run(&mut |told| self.hear(arena, &mut owners, told))?
-            }
-            parts => self.together(arena, &mut owners, parts, &unfinished)?,
-        };
+        let mut walk = Walk::new(self.medium.another(), arena);
+        let mut seen = Scan::new(arena, &unfinished).run(&mut walk, &mut |told| self.hear(arena, &mut owners, told))?;
         self.free(arena, &mut seen, &mut owners);
         if owners.lanes.complete {
             for (first, count) in seen.missing() {
@@ -92,22 +63,6 @@ impl Session<'_> {
         }
         self.pending(arena, &owners.lanes);
         Ok(())
-    }
-
-    /// What each thread scans.
-    fn parts(&self, arena: &FoundArena) -> Vec<Range<u32>> {
-        let geometry = arena.info.geometry;
-        let (count, bits) = (geometry.external_nlba(), u64::from(geometry.internal_nlba()) / 8 + 1);
-        let threads = match self.threads {
-            Some(threads) => threads.min(THREADS),
-            None if geometry.map_len() < SMALL => 1,
-            None => {
-                let cores = thread::available_parallelism().map_or(1, usize::from) as u64;
-                u32::try_from(cores.min(u64::from(THREADS)).min(BITS / bits)).unwrap_or(1)
-            }
-        };
-        let len = count.div_ceil(threads.max(1)).next_multiple_of(64).max(64);
-        (0..count).step_by(len as usize).map(|first| first..first.saturating_add(len).min(count)).collect()
     }
 
     fn hear(&mut self, arena: &FoundArena, owners: &mut Owners, told: Told) -> Result<(), CheckError> {
@@ -123,137 +78,6 @@ impl Session<'_> {
                 owners.shared(block);
             }
             Told::Checked(bytes) => self.progressed(bytes)?,
-        }
-        Ok(())
-    }
-
-    /// Scans all parts at once, the first one here, and puts together what they have seen. They are heard one after the other, so
-    /// what is told is in order, and a part that has much to tell waits.
-    fn together(
-        &mut self,
-        arena: &FoundArena,
-        owners: &mut Owners,
-        parts: &[Range<u32>],
-        unfinished: &HashMap<u32, u32>,
-    ) -> Result<Seen, CheckError> {
-        let (checked, stop) = (AtomicU64::new(0), AtomicBool::new(false));
-        let (checked, stop) = (&checked, &stop);
-        let mut elsewhere = Elsewhere { checked, told: 0, last: None };
-        thread::scope(|scope| {
-            let start = |part: &Range<u32>| {
-                let (teller, told) = mpsc::sync_channel(UNHEARD);
-                let (memory, region, part) = (self.medium.memory().clone(), self.medium.region().clone(), part.clone());
-                let mut hear = move |told| match told {
-                    _ if stop.load(Ordering::Relaxed) => Err(CheckError::Stopped),
-                    Told::Checked(bytes) => {
-                        checked.fetch_add(bytes, Ordering::Relaxed);
-                        Ok(())
-                    }
-                    told => teller.send(told).map_err(|_| CheckError::Stopped),
-                };
-                let scan = move || Scan::new(Medium::new(&memory, region), arena, part, unfinished).run(&mut hear);
-                // Where there are no threads to be had, their parts are scanned here.
-                thread::Builder::new().name("btt-scan".into()).spawn_scoped(scope, scan).ok().map(|scan| (scan, told))
-            };
-            let started: Vec<_> =
-                parts.iter().enumerate().map(|(n, part)| if n == 0 { None } else { start(part) }).collect();
-            let all = self.hear_all(arena, owners, parts.iter().zip(started), &mut elsewhere, unfinished);
-            // Nobody is listened to any more: whoever waited for that knows by now, and who still scans is told.
-            stop.store(all.is_err(), Ordering::Relaxed);
-            all
-        })
-    }
-
-    fn hear_all<'p>(
-        &mut self,
-        arena: &FoundArena,
-        owners: &mut Owners,
-        parts: impl Iterator<Item = (&'p Range<u32>, Option<Started<'p>>)>,
-        elsewhere: &mut Elsewhere<'_>,
-        unfinished: &HashMap<u32, u32>,
-    ) -> Result<Seen, CheckError> {
-        let mut all: Option<Seen> = None;
-        for (part, started) in parts {
-            let seen = match started {
-                None => {
-                    let scan = Scan::new(self.medium.another(), arena, part.clone(), unfinished);
-                    scan.run(&mut |told| self.hear(arena, owners, told).and_then(|()| self.elsewhere(elsewhere)))?
-                }
-                Some((scan, told)) => {
-                    self.listen(arena, owners, &told, elsewhere)?;
-                    // One that panicked does so here.
-                    scan.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?
-                }
-            };
-            match &mut all {
-                None => all = Some(seen),
-                Some(all) => self.merge(arena, owners, all, (part, seen), unfinished)?,
-            }
-        }
-        elsewhere.last = None;
-        self.elsewhere(elsewhere)?;
-        Ok(all.unwrap_or_else(|| Seen::new(arena.info.geometry.internal_nlba())))
-    }
-
-    /// Hears one part out, and tells the progress of all.
-    fn listen(
-        &mut self,
-        arena: &FoundArena,
-        owners: &mut Owners,
-        told: &Receiver<Told>,
-        elsewhere: &mut Elsewhere<'_>,
-    ) -> Result<(), CheckError> {
-        loop {
-            match told.recv_timeout(PACE) {
-                Ok(told) => self.hear(arena, owners, told)?,
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return Ok(()),
-            }
-            self.elsewhere(elsewhere)?;
-        }
-    }
-
-    /// Tells what others have checked, now and then.
-    fn elsewhere(&mut self, elsewhere: &mut Elsewhere<'_>) -> Result<(), CheckError> {
-        if elsewhere.last.is_some_and(|last| last.elapsed() < PACE) {
-            return Ok(());
-        }
-        let checked = elsewhere.checked.load(Ordering::Relaxed);
-        let more = checked - std::mem::replace(&mut elsewhere.told, checked);
-        elsewhere.last = Some(Instant::now());
-        self.progressed(more)
-    }
-
-    /// Puts together what the parts before and this one have seen.
-    fn merge(
-        &mut self,
-        arena: &FoundArena,
-        owners: &mut Owners,
-        all: &mut Seen,
-        (part, mut seen): (&Range<u32>, Seen),
-        unfinished: &HashMap<u32, u32>,
-    ) -> Result<(), CheckError> {
-        let mut shared = all.join(&mut seen);
-        if shared == 0 {
-            return Ok(());
-        }
-        let scan = Scan::new(self.medium.another(), arena, part.clone(), unfinished);
-        // The first LBA with each block: the scan itself told of the others.
-        scan.blocks(&mut |lba, block| {
-            if lba.is_multiple_of(1 << 16) {
-                self.progressed(0)?;
-            }
-            if !seen.clear(block) {
-                return Ok(ControlFlow::Continue(()));
-            }
-            shared -= 1;
-            self.hear(arena, owners, Told::Twice { lba, block })?;
-            Ok(if shared == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
-        })?;
-        if shared > 0 {
-            // It could be read before: whose they are is not known any more.
-            let offset = arena.start + arena.info.geometry.map_offset(part.start);
-            self.hear(arena, owners, Told::Unreadable(offset, Fault::Media))?;
         }
         Ok(())
     }

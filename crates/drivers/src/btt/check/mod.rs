@@ -6,24 +6,28 @@
 //! find      which of the three placements the medium has, from what only a BTT's owner can have written there
 //! arenas    the info blocks of each arena and their copies; where the next one is
 //! flog      of each lane: which entry is current, and whether its write was finished
-//! map       every entry, and a bit for each block: each one belongs to exactly one LBA or lane
+//! map       each block belongs to exactly one LBA or lane: by a fingerprint of all blocks, and where that is another than it should
+//!           be, entry by entry, and a bit for each block
 //! ```
 //! Everything wrong is a [`Finding`], told to a [`Watch`] as it is found. What can be made right comes back as a list of
 //! [`Change`]s, which [`apply`](repair::apply) stores, each one durable before the next.
 //!
 //! # Memory
-//! For each thread, of which a large map has up to eight: one bit for each block of one arena at a time, 256 MiB in all, and up to
-//! 16 MiB for blocks in no order. 64 bytes for each lane. Holes of a sparse medium stay holes.
+//! One bit for each block of one arena at a time, where its entries are looked at one by one; 64 bytes for each lane. Holes of a sparse
+//! medium stay holes.
 
 mod arenas;
 pub mod find;
 mod finding;
+mod fingerprint;
 mod flog;
 mod map;
 pub mod medium;
 pub mod repair;
 mod scan;
 mod seen;
+mod sound;
+mod walk;
 
 use std::ops::ControlFlow;
 
@@ -43,9 +47,23 @@ pub struct CheckOptions {
     pub placement: Option<Placement>,
     /// Who holds it, such as the namespace; `None`: anybody. A pool says it itself.
     pub parent_uuid: Option<Uuid>,
-    /// Threads that scan a map, at most eight; `None`: as many as there are cores where the map is large, and their bits take 256 MiB
-    /// together.
-    pub threads: Option<u32>,
+    /// What of a map is looked at first.
+    pub first_look: FirstLook,
+}
+
+/// What of a map is looked at first. It comes to the same.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+pub enum FirstLook {
+    /// The fingerprint of a map of 32 MiB and more, by a thread for each core, and each entry of a smaller one.
+    #[default]
+    Auto,
+    /// The fingerprint, by so many threads, at most eight.
+    Fingerprint {
+        /// As many; at least one.
+        threads: usize,
+    },
+    /// Each entry.
+    Entries,
 }
 
 /// Follows a check.
@@ -116,7 +134,7 @@ pub fn look(medium: &mut Medium, options: CheckOptions, watch: &mut dyn Watch) -
 /// Checks the flog and the map of one arena whose info blocks were checked.
 pub(in crate::btt) fn blocks(medium: &mut Medium, arena: &FoundArena, watch: &mut dyn Watch) -> Result<(), CheckError> {
     let total = arena.info.geometry.map_len();
-    let mut session = Session::new(medium, watch, None);
+    let mut session = Session::new(medium, watch, FirstLook::Auto);
     session.total = total;
     let lanes = session.flog(arena)?;
     session.map(arena, lanes)
@@ -131,7 +149,7 @@ enum Depth {
 
 fn run(medium: &mut Medium, options: CheckOptions, depth: Depth, watch: &mut dyn Watch) -> Result<Report, CheckError> {
     let found = find::find(medium, options)?;
-    let mut session = Session::new(medium, watch, options.threads);
+    let mut session = Session::new(medium, watch, options.first_look);
     session.pool(&found);
     let arenas = session.arenas(&found)?;
     session.total = arenas.iter().map(|arena| arena.info.geometry.map_len()).sum();
@@ -148,14 +166,14 @@ struct Session<'c> {
     watch: &'c mut dyn Watch,
     counts: Counts,
     changes: Vec<Change>,
-    threads: Option<u32>,
+    first_look: FirstLook,
     done: u64,
     total: u64,
 }
 
 impl<'c> Session<'c> {
-    fn new(medium: &'c mut Medium, watch: &'c mut dyn Watch, threads: Option<u32>) -> Session<'c> {
-        Session { medium, watch, counts: Counts::default(), changes: Vec::new(), threads, done: 0, total: 0 }
+    fn new(medium: &'c mut Medium, watch: &'c mut dyn Watch, first_look: FirstLook) -> Session<'c> {
+        Session { medium, watch, counts: Counts::default(), changes: Vec::new(), first_look, done: 0, total: 0 }
     }
 }
 
