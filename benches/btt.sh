@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# What atomic sectors cost: our BTT against the raw medium it lies on, and against fio's pmemblk engine (PMDK) on a pool of that
-# size; how long a BTT of 1 TiB takes to open, and how fast a check goes through its map.
+# What atomic sectors cost: our BTT against the raw medium it lies on, and against fio's pmemblk engine (PMDK) on the same file, a
+# pool that both have in turn; how long a BTT of 1 TiB takes to open, and how fast a check goes through its map.
 #
 #   cargo build --release && benches/btt.sh          ROUNDS=10 DIR=/mnt/pm SIZE=512 benches/btt.sh
 #
@@ -19,7 +19,6 @@ folder=$(mktemp -d "${DIR:-/dev/shm}/pageless-bench.XXXXXX")
 trap 'finish; rm -rf "$folder"' EXIT
 
 truncate -s "${SIZE}M" "$folder/raw"
-"$PAGELESS" btt create "$folder/btt" --size "${SIZE}M" --volatile >/dev/null
 pmempool create --write-layout --size "${SIZE}M" blk 4096 "$folder/pool"
 export PMEM_IS_PMEM_FORCE=1
 if [ "$(stat -f -c %T "$folder")" = tmpfs ]; then export PMEM_NO_FLUSH=1; fi
@@ -34,11 +33,11 @@ pmemblk() {
 }
 
 # every page is there before anything is measured
-for what in write read; do "$program" "$folder/raw" "$folder/btt" "$what" >/dev/null; done
+for what in write read; do "$program" "$folder/raw" "$folder/pool" "$what" >/dev/null; done
 pmemblk randwrite >/dev/null
 for _ in $(seq "$ROUNDS"); do
     for what in write read; do
-        read -r raw btt < <("$program" "$folder/raw" "$folder/btt" "$what")
+        read -r raw btt < <("$program" "$folder/raw" "$folder/pool" "$what")
         echo "$raw" >>"$work/raw.$what"
         echo "$btt" >>"$work/btt.$what"
         pmemblk "rand$what" >>"$work/pmemblk.$what"

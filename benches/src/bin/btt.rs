@@ -20,7 +20,7 @@ use pageless_drivers::btt::layout::{LbaSize, Placement};
 use pageless_drivers::btt::map::MapEntry;
 use pageless_drivers::btt::{BttDisk, CreateOptions, OpenOptions};
 use pageless_drivers::{PmemDisk, RamDisk};
-use pageless_mem::{Backing, FileOptions, Memory, PhysRange, Region};
+use pageless_mem::{Backing, Durability, FileOptions, Memory, PhysRange, Region};
 use std::ops::ControlFlow;
 use std::time::Instant;
 
@@ -49,7 +49,13 @@ fn main() -> Result<(), Failure> {
         .collect::<Result<Vec<_>, _>>()
         .map_err(Failure::from)
         .and_then(|files| <[Backing; 2]>::try_from(files).map_err(|_| "two files".into()))
-        .and_then(|files| against_raw(rounds, &memory, "pmem:512M", files));
+        .and_then(|files| {
+            against_raw(rounds, &memory, "pmem:512M", files)?;
+            // As the same files would be in persistent memory: stores past the cache, and fences.
+            let persistent = paths.each_ref().map(|path| Backing::file(path, options));
+            let [raw, btt] = persistent.map(|file| file.map(|file| file.assuming(Durability::Clwb)));
+            against_raw(rounds, &memory, "pmem:512M, as if written back by CLWB", [raw?, btt?])
+        });
     for path in paths {
         std::fs::remove_file(path)?;
     }
