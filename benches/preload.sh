@@ -12,6 +12,7 @@
 set -eu
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 need fio awk python3 gcc valgrind
+[ -e /usr/include/libaio.h ] || { echo "needs libaio.h: apt install libaio-dev" >&2; exit 77; }
 need_pageless
 rounds=${ROUNDS:-15}
 each=${SECONDS_EACH:-1}
@@ -70,14 +71,39 @@ int main(int argc, char **argv)
     printf("%.1f\n", best);
 }
 C
-instructions() { # LIBRARY CALLS
-    LD_PRELOAD=$1 valgrind --tool=callgrind --callgrind-out-file=/dev/null "$work/loop" "$file" "$2" 2>&1 | awk '/Collected/ { print $4 }'
+instructions() { # PROGRAM LIBRARY CALLS
+    LD_PRELOAD=$2 valgrind --tool=callgrind --callgrind-out-file=/dev/null "$work/$1" "$file" "$3" 2>&1 | awk '/Collected/ { print $4 }'
 }
 "$PAGELESS" run -- sh -c 'echo "$LD_PRELOAD"' >"$work/library"
 library=$(cat "$work/library")
-count() { echo $((($(instructions "$1" 1000) - $(instructions "$1" 500)) / 500)); }
-with=$(count "$library") without=$(count "")
+# The same of a request through libaio: one io_submit, one io_getevents.
+gcc -O2 -x c -o "$work/aio" - -laio <<'C'
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <libaio.h>
+#include <stdlib.h>
+int main(int argc, char **argv)
+{
+    static char buf[4096] __attribute__((aligned(4096)));
+    int fd = open(argv[1], O_RDONLY | O_DIRECT), calls = argc > 2 ? atoi(argv[2]) : 0;
+    io_context_t context = 0;
+    if (io_setup(8, &context) != 0)
+        return 1;
+    for (int n = 0; n < calls; n++) {
+        struct iocb iocb, *list[1] = { &iocb };
+        struct io_event event;
+        io_prep_pread(&iocb, fd, buf, sizeof buf, n % 1000 * 4096LL);
+        if (io_submit(context, 1, list) != 1 || io_getevents(context, 1, 1, &event, NULL) != 1 || event.res != sizeof buf)
+            return 1;
+    }
+    return 0;
+}
+C
+count() { echo $((($(instructions "$1" "$2" 1000) - $(instructions "$1" "$2" 500)) / 500)); }
+with=$(count loop "$library") without=$(count loop "")
 echo "instructions of user space per pread: $with with, $without without: $((with - without)) more"
+with=$(count aio "$library") without=$(count aio "")
+echo "instructions of user space per libaio request: $with with, $without without: $((with - without)) more"
 for round in $(seq "$rounds"); do
     "$PAGELESS" run -- "$work/loop" "$file" 10000 >>"$work/loop.with"
     "$work/loop" "$file" 10000 >>"$work/loop.without"

@@ -37,15 +37,17 @@ const BUSY: u64 = 1;
 const CONTEXT: usize = 0;
 const DATA: usize = 1;
 const DOUBTFUL: usize = 2;
-const FLAGS: usize = 3;
-const OPERATION: usize = 4;
-const BUFFER: usize = 5;
-const BYTES: usize = 6;
-const OFFSET: usize = 7;
-const DEV: usize = 8;
-const INO: usize = 9;
-const CHANGED: usize = 10;
-const IOVECS: usize = 12;
+/// Of a place, not of its entry: once a request whose hash says this place has found it taken. None of them is elsewhere before.
+const CROWDED: usize = 3;
+const FLAGS: usize = 4;
+const OPERATION: usize = 5;
+const BUFFER: usize = 6;
+const BYTES: usize = 7;
+const OFFSET: usize = 8;
+const DEV: usize = 9;
+const INO: usize = 10;
+const CHANGED: usize = 11;
+const IOVECS: usize = 13;
 const WORDS: usize = IOVECS + 2 * SEGMENTS;
 
 /// The address of the table; 0 before the first request.
@@ -99,10 +101,15 @@ impl Table {
     }
 }
 
-fn places(iocb: u64) -> impl Iterator<Item = usize> {
+/// Where the hash says.
+fn own_place(iocb: u64) -> usize {
     // The high bits of a product depend on all of the factor's.
-    let start = (iocb.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 51) as usize;
-    (start..start + PLACES).map(|index| index % ENTRIES)
+    (iocb.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 51) as usize % ENTRIES
+}
+
+fn places(iocb: u64) -> impl Iterator<Item = usize> {
+    let own = own_place(iocb);
+    (own..own + PLACES).map(|index| index % ENTRIES)
 }
 
 /// The notes of one `io_submit`.
@@ -148,10 +155,15 @@ impl Notes {
             7 | 8 => usize::try_from(bytes).ok().filter(|count| *count <= SEGMENTS)?,
             _ => return None,
         };
+        let own = own_place(iocb);
         let index = places(iocb).find(|index| {
             let state = table.state(*index);
-            state.load(Ordering::Relaxed) == FREE
-                && state.compare_exchange(FREE, BUSY, Ordering::Acquire, Ordering::Relaxed).is_ok()
+            let taken = state.load(Ordering::Relaxed) == FREE
+                && state.compare_exchange(FREE, BUSY, Ordering::Acquire, Ordering::Relaxed).is_ok();
+            if !taken && *index == own {
+                table.set(own, CROWDED, 1);
+            }
+            taken
         })?;
         let request = [
             (CONTEXT, context as u64),
@@ -261,20 +273,21 @@ impl Request {
 fn claim(event: Event) -> Option<(&'static Table, usize)> {
     let table = table()?;
     loop {
-        let mut found = None;
-        let mut several = false;
         let mine = |index: &usize| {
             table.state(*index).load(Ordering::Acquire) == event.iocb && table.is_of(*index, event.context, event.data)
         };
-        for index in places(event.iocb).filter(mine) {
-            several |= found.is_some();
-            found.get_or_insert(index);
-        }
-        let index = found?;
-        if several {
-            // Before one goes: whoever then sees a single one has to see this.
-            places(event.iocb).filter(mine).for_each(|index| table.set(index, DOUBTFUL, 1));
-        }
+        let own = own_place(event.iocb);
+        let (index, several) = if table.word(own, CROWDED) == 0 {
+            (Some(own).filter(mine)?, false)
+        } else {
+            let mut found = places(event.iocb).filter(mine);
+            let (index, several) = (found.next()?, found.next().is_some());
+            if several {
+                // Before one goes: whoever then sees a single one has to see this.
+                places(event.iocb).filter(mine).for_each(|index| table.set(index, DOUBTFUL, 1));
+            }
+            (index, several)
+        };
         let state = table.state(index);
         if state.compare_exchange(event.iocb, BUSY, Ordering::AcqRel, Ordering::Relaxed).is_err() {
             continue;
