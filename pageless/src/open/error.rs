@@ -9,6 +9,7 @@ use pageless_drivers::btt::check::CheckError;
 use pageless_drivers::btt::check::find::FindError;
 use pageless_sys::Errno;
 
+use super::{file, holder};
 use crate::spec::{Exact, Human};
 
 /// Where the kernel tells and is told about huge pages of 2 MiB.
@@ -208,11 +209,16 @@ impl OpenError {
         let argument = &self.argument;
         let path = |p: &PathBuf| quoted(&p.display().to_string());
         match &self.problem {
-            Problem::NotFound { path: missing, .. } => Some(if argument.starts_with("bar:") {
+            Problem::NotFound { path: missing, .. } => Some(if let Some(disk) = holder::btt_of(missing) {
+                let disk = path(&disk);
+                format!(
+                    "the kernel's BTT has the namespace and is {disk}: use that, or take it away (ndctl disable-namespace)"
+                )
+            } else if argument.starts_with("bar:") {
                 "`lspci -D` lists the functions, `lspci -vs ADDRESS` their BARs".into()
             } else if argument.starts_with("dax:") {
                 "`daxctl list` shows the nodes; `ndctl create-namespace --mode=devdax` makes one".into()
-            } else if self.read_only {
+            } else if self.read_only || file::among_devices(missing) {
                 "check the name: `ls` shows what there is".into()
             } else if missing.parent().is_some_and(|dir| !dir.as_os_str().is_empty() && !dir.exists()) {
                 format!(
@@ -231,7 +237,8 @@ impl OpenError {
                     Some("the file system is read-only: serve it with --read-only, or copy elsewhere".into())
                 }
                 Errno::EBUSY => {
-                    Some(format!("it is in use: `lsblk {}` and `fuser -v {}` show by whom", path(p), path(p)))
+                    let shown = || format!("it is in use: `lsblk {}` and `fuser -v {}` show by whom", path(p), path(p));
+                    Some(holder::of(p).unwrap_or_else(shown))
                 }
                 Errno::EFBIG => Some("the file system takes no file of this size: give a smaller size=".into()),
                 Errno::ETXTBSY => Some("a running program is mapped from it: use another file".into()),
@@ -432,7 +439,7 @@ fn directory(path: &Path) -> String {
 }
 
 /// A word as a shell takes it.
-fn quoted(word: &str) -> String {
+pub(super) fn quoted(word: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"/._-+:@%".contains(&b);
     if !word.is_empty() && word.bytes().all(plain) { word.into() } else { format!("'{}'", word.replace('\'', r"'\''")) }
 }

@@ -41,13 +41,14 @@ impl Drop for Made {
 }
 
 /// Sees to it that `path` is a file of `asked` bytes in whole `unit`s: looks at the one that is there, or makes it,
-/// sparse, at the size `asked` or else at the one the options give. For reading only nothing is made.
+/// sparse, at the size `asked` or else at the one the options give. For reading only, and in `/dev`, nothing is made.
 pub(super) fn prepare(path: &Path, asked: Option<u64>, options: Options, unit: u64) -> Result<Option<Made>, Problem> {
     let there = match fs::metadata(path) {
         Ok(there) => there,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return match asked.or(options.size_if_made) {
-                Some(size) if !options.read_only => make(path, size, unit).map(Some),
+                // A name among the devices is one of theirs: who has it would find a file there.
+                Some(size) if !options.read_only && !among_devices(path) => make(path, size, unit).map(Some),
                 _ => Err(Problem::NotFound { path: path.into(), errno: Errno::from_io(&error) }),
             };
         }
@@ -61,6 +62,11 @@ pub(super) fn prepare(path: &Path, asked: Option<u64>, options: Options, unit: u
         return Err(Problem::NotAFile { path: path.into() });
     }
     fits(path, there.len(), asked, unit).map(|()| None)
+}
+
+/// Whether a path is one of a device, there or not.
+pub(super) fn among_devices(path: &Path) -> bool {
+    path.parent() == Some(Path::new("/dev"))
 }
 
 /// Whether a file of `have` bytes is what was asked for.
@@ -166,7 +172,10 @@ mod tests {
         }
         let part = prepare(&path, None, sized(1536), 4096);
         assert!(matches!(part, Err(Problem::PartMade { size: 1536, unit: 4096, .. })), "{part:?}");
-        assert!(!path.exists());
+        let device = Path::new("/dev/pageless-no-such");
+        let among = prepare(device, Some(4096), sized(4096), 4096);
+        assert!(matches!(among, Err(Problem::NotFound { errno: Errno::ENOENT, .. })), "{among:?}");
+        assert!(!path.exists() && !device.exists());
         fs::remove_dir_all(dir).unwrap();
     }
 

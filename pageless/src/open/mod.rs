@@ -15,6 +15,7 @@
 mod btt;
 mod error;
 mod file;
+mod holder;
 mod medium;
 mod memory;
 

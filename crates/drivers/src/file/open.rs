@@ -86,11 +86,8 @@ fn holder(path: &Path, options: &FileDiskOptions) -> Result<(File, bool), FileEr
         Ok(FileType::Block) => {
             let exclusive = !options.read_only;
             let how = OpenOptions { read_only: options.read_only, exclusive, ..OpenOptions::default() };
-            return match File::open(path, how) {
-                Ok(file) => Ok((file, false)),
-                Err(e) if e.errno() == Errno::EBUSY => Err(FileError::Locked { path: path.to_owned(), holder: None }),
-                Err(e) => Err(failed(e.errno())),
-            };
+            // `EBUSY`: another program, or a mount, which no lock would name.
+            return File::open(path, how).map(|file| (file, false)).map_err(|e| failed(e.errno()));
         }
         Ok(_) => return Err(FileError::NotADisk { path: path.to_owned() }),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
