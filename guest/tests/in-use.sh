@@ -52,6 +52,22 @@ expect_fail "nor made anew" "is in use by|EBUSY" pageless btt create "$disk" --f
 check "it is a disk all the while" qemu-io -f raw "$uri" -c "write -P 0x5a 1M 64k" -c "read -P 0x5a 1M 64k"
 stop_serving
 check_says "and consistent" "consistent" pageless btt check "$disk"
+
+# What it was made with is the namespace's name; one with another name is not opened.
+uuid=$(cat /sys/bus/nd/devices/namespace0.0/uuid)
+check_says "its parent is the namespace" "parent_uuid +$uuid" pageless btt info "$disk"
+other=abababab-abab-abab-abab-abababababab
+expect_fail "another parent is refused" "parent_uuid $other: the namespace is $uuid" pageless btt create "$disk" --force --parent-uuid $other
+check "a BTT that is made in a file, for another" pageless btt create foreign --size "$(blockdev --getsize64 "$disk")" --parent-uuid $other
+check "and gets onto the namespace" dd if=foreign of="$disk" bs=1M conv=fsync
+before=$(hash "$disk")
+for command in "btt check" "btt repair" "btt repair --apply"; do
+    # shellcheck disable=SC2086 # words
+    expect_fail "$command: is not of this namespace" "parent_uuid $other: this is $uuid" pageless $command "$disk"
+done
+expect_fail "serve: is not of this namespace" "parent_uuid $other: this is $uuid" pageless serve "btt:$disk" --nbd unix:/tmp/refused.sock
+check_equal "nor changed" "$before" "$(hash "$disk")"
+check_says "who says whose it is may look" "consistent" pageless btt check "$disk" --parent-uuid $other
 ndctl destroy-namespace -f all >/dev/null 2>&1
 
 # The kernel's own BTT: the namespace's block device is gone, and there is another.

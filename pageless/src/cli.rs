@@ -234,7 +234,7 @@ pub(crate) struct BttCreateArgs {
     /// Its UUID; a random one unless given
     #[arg(long, value_name = "UUID")]
     pub(crate) uuid: Option<Uuid>,
-    /// The UUID of the namespace around it; none unless given
+    /// The UUID of what is around it; unless given that of the namespace which the path is, or none
     #[arg(long, value_name = "UUID")]
     pub(crate) parent_uuid: Option<Uuid>,
     /// Overwrite what is there
@@ -256,7 +256,7 @@ pub(crate) struct BttPlace {
     /// Where its first arena begins: 1.1 at byte 4096, 2.0 at byte 0, pool at byte 8192; found out unless given
     #[arg(long, value_name = "LAYOUT")]
     pub(crate) layout: Option<Layout>,
-    /// The UUID of the namespace around it, which its info blocks must have
+    /// The UUID of what is around it, which its info blocks must have; that of the namespace which the path is unless given
     #[arg(long, value_name = "UUID")]
     pub(crate) parent_uuid: Option<Uuid>,
 }

@@ -225,6 +225,12 @@ impl Backing {
         self.medium.as_ref()
     }
 
+    /// The UUID of the namespace that this is all of; not of one that it is a file in.
+    pub(crate) fn namespace_uuid(&self) -> Option<[u8; 16]> {
+        let whole = self.medium.as_ref().filter(|_| self.reason == Reason::BlockDevice);
+        whole.and_then(Medium::namespace_uuid)
+    }
+
     /// Takes it that this makes stores durable, whatever the kernel says: to treat ordinary memory as persistent, or
     /// where the caches are known to be covered and firmware does not say so. Wrong assumptions lose data.
     #[must_use]

@@ -120,6 +120,15 @@ impl Medium {
         Some((text(&region.join("badblocks"))?, device.checked_sub(whole)?))
     }
 
+    /// The UUID of the namespace that the whole device is: not of one that it is a part of, or that lies in it at some offset.
+    pub(crate) fn namespace_uuid(&self) -> Option<[u8; 16]> {
+        let namespace = self.folder.ancestors().nth(2).filter(|folder| self.start == 0 && is_namespace(folder))?;
+        let digits: String = text(&namespace.join("uuid"))?.split('-').collect();
+        let whole = digits.len() == 32 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+        let uuid = u128::from_str_radix(&digits, 16).ok().filter(|uuid| whole && *uuid != 0)?;
+        Some(uuid.to_be_bytes())
+    }
+
     /// Bytes that this takes beyond itself.
     pub(crate) fn metadata_bytes(&self) -> usize {
         let paths = self.regions.iter().chain([&self.folder]);
@@ -149,6 +158,11 @@ fn below(folder: &Path, depth: u32, regions: &mut Vec<PathBuf>) -> bool {
         }
     }
     stacked
+}
+
+/// Whether a folder is `namespaceX.Y`.
+fn is_namespace(folder: &Path) -> bool {
+    folder.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with("namespace"))
 }
 
 /// The folder `ndbusX/regionY` that a device's own folder lies in.

@@ -26,14 +26,14 @@ pub struct CreateOptions {
     pub placement: Placement,
     /// Its name.
     pub uuid: Uuid,
-    /// The name of what holds it: the namespace, the pool. [`Uuid::NIL`]: anybody may.
+    /// The name of what holds it: the namespace, the pool. [`Uuid::NIL`]: the namespace that the medium is, or else anybody.
     pub parent_uuid: Uuid,
     /// Lanes of each arena.
     pub nfree: u32,
 }
 
 impl CreateOptions {
-    /// With 256 lanes, and a parent that is anybody's.
+    /// With 256 lanes, and a parent that is the namespace or anybody.
     pub fn new(lba_size: LbaSize, placement: Placement, uuid: Uuid) -> CreateOptions {
         CreateOptions { lba_size, placement, uuid, parent_uuid: Uuid::NIL, nfree: DEFAULT_NFREE }
     }
@@ -48,13 +48,13 @@ pub(super) fn create(memory: &Memory, region: &Region, options: &CreateOptions) 
     let arenas = cut(region.len(), options.placement, options.lba_size, options.nfree)?;
     let mut maker = Maker { medium: Medium::new(memory, region.clone()), region, extents: region.extents() };
     maker.check_pool(options.placement)?;
+    let parent_uuid = maker.parent(options)?;
     maker.forget()?;
     for arena in &arenas {
         maker.fill(arena, options.placement)?;
     }
     maker.settle()?;
-    let identity =
-        Identity { uuid: options.uuid, parent_uuid: options.parent_uuid, version: options.placement.version() };
+    let identity = Identity { uuid: options.uuid, parent_uuid, version: options.placement.version() };
     let info = |arena: &NewArena| InfoBlock::new(&identity, &arena.geometry);
     for arena in arenas.iter().rev() {
         maker.medium.put(arena.start + arena.geometry.info2off(), info(arena).as_bytes())?;
@@ -89,6 +89,17 @@ impl Maker<'_> {
             (true, false) => Err(BttError::InPool),
             (false, true) => Err(BttError::NoPool),
             _ => Ok(()),
+        }
+    }
+
+    /// Nobody finds a BTT in a namespace by another name than the namespace's. Those of a pool have the pool's.
+    fn parent(&self, options: &CreateOptions) -> Result<Uuid, BttError> {
+        match self.medium.namespace().filter(|_| options.placement != Placement::Pmemblk) {
+            Some(namespace) if options.parent_uuid.is_nil() => Ok(namespace),
+            Some(namespace) if namespace != options.parent_uuid => {
+                Err(BttError::OtherParent { asked: options.parent_uuid, namespace })
+            }
+            _ => Ok(options.parent_uuid),
         }
     }
 

@@ -3,6 +3,7 @@
 
 use super::check::medium::MediumError;
 use super::check::{CheckError, Finding};
+use super::info::Uuid;
 use super::layout::LayoutError;
 
 /// Why a BTT could not be made, or not be opened.
@@ -33,6 +34,16 @@ pub enum BttError {
     /// A BTT for a pool, and there is no pool.
     #[error("byte 0 has no PMEMBLK pool header: there is no pool to make a BTT for")]
     NoPool,
+    /// A parent that is not the namespace: whoever opens the namespace would not take the BTT for its own.
+    #[error(
+        "parent_uuid {asked}: the namespace is {namespace}, and has no BTT of another parent; leave the parent out"
+    )]
+    OtherParent {
+        /// What was asked.
+        asked: Uuid,
+        /// Where it would be.
+        namespace: Uuid,
+    },
     /// As many queues as can be.
     #[error("a BTT has no room for more queues")]
     NoQueues,

@@ -50,7 +50,7 @@ pub enum Order {
 pub struct OpenOptions {
     /// Where its first arena is; `None`: look.
     pub placement: Option<Placement>,
-    /// What holds it, such as the namespace; `None`: anything.
+    /// What holds it; `None`: the namespace that the medium is, or else anything.
     pub parent_uuid: Option<Uuid>,
     /// What may be done.
     pub access: AccessMode,

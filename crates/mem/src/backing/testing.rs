@@ -10,7 +10,7 @@ use pageless_sys::{Errno, pagemap, perf};
 use super::{Backing, Store, frames_of};
 use crate::device::Device;
 use crate::medium::Medium;
-use crate::persist::{Durability, Mapped};
+use crate::persist::{Durability, Mapped, Reason};
 use crate::region::MemKind;
 use crate::{Error, FRAME_SIZE};
 
@@ -41,6 +41,13 @@ impl Backing {
     #[must_use]
     pub fn on_device(self, sys: &Path, device: u64, mapped: Mapped) -> Backing {
         self.persistent(mapped, Medium::of_block(sys, device))
+    }
+
+    /// Treated as the mapped block device of that number in a sysfs that is mounted at `sys`.
+    #[must_use]
+    pub fn as_block(self, sys: &Path, device: u64) -> Backing {
+        let medium = Medium::of_block(sys, device);
+        Backing { medium, durability: Durability::Msync, ..self.because(Reason::BlockDevice) }
     }
 
     /// Treated as memory of a device, which says what [`device_says`](crate::testing::device_says) told it to.

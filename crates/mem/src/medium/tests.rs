@@ -88,6 +88,29 @@ fn a_device_leads_to_its_own_region_and_to_no_other() {
 }
 
 #[test]
+fn a_whole_raw_namespace_has_a_uuid_and_nothing_that_lies_in_one() {
+    let sys = Sysfs::new("uuid");
+    assert_eq!(sys.block(0).namespace_uuid(), None, "it has no labels");
+    let uuid = format!("{BUS}/region0/namespace0.0/uuid");
+    for (text, known) in [
+        ("00112233-4455-6677-8899-aabbccddeeff\n", Some(0x0011_2233_4455_6677_8899_aabb_ccdd_eeff_u128)),
+        ("00000000-0000-0000-0000-000000000000\n", None),
+        ("00112233-4455-6677-8899\n", None),
+        ("+0112233-4455-6677-8899-aabbccddeeff\n", None),
+        ("\n", None),
+    ] {
+        sys.file(&uuid, text);
+        assert_eq!(sys.block(0).namespace_uuid().map(u128::from_be_bytes), known, "{text}");
+    }
+    sys.file(&uuid, "00112233-4455-6677-8899-aabbccddeeff\n");
+    assert_eq!(sys.block(1).namespace_uuid(), None, "a partition");
+    sys.file(&format!("{BUS}/region1/pfn1.0/uuid"), "10112233-4455-6677-8899-aabbccddeeff\n");
+    assert_eq!(sys.block(2).namespace_uuid(), None, "fsdax begins behind its own metadata");
+    assert_eq!(Medium::of_block(&sys.0, 253 << 8).unwrap().namespace_uuid(), None, "made of several");
+    assert_eq!(sys.block(9).namespace_uuid(), None);
+}
+
+#[test]
 fn bad_sectors_are_bytes_of_the_disk_the_partition_or_the_devdax_device() {
     let sys = Sysfs::new("bad");
     assert_eq!(sys.block(0).bad_bytes(9), (vec![], false));

@@ -66,7 +66,7 @@ pub fn find(medium: &mut Medium, options: CheckOptions) -> Result<Found, FindErr
     };
     let placement = evidence.placement;
     let pool = pool.filter(|_| placement == Placement::Pmemblk);
-    let parent_uuid = pool.map(|pool| pool.poolset_uuid).or(options.parent_uuid);
+    let parent_uuid = pool.map(|pool| pool.poolset_uuid).or(options.parent_uuid).or(medium.namespace());
     match evidence.block() {
         Some(block) => {
             let lba_size = Some(block.external_lbasize.get());

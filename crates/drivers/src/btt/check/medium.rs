@@ -5,6 +5,7 @@ use pageless_mem::{Access, Extent, Extents, Fault, Memory, Reader, Region};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::{CheckError, Watch};
+use crate::btt::info::Uuid;
 
 /// Bytes of one online section, which must stay short.
 const STEP: u64 = 1 << 20;
@@ -48,6 +49,11 @@ impl Medium {
     /// The region.
     pub fn region(&self) -> &Region {
         &self.region
+    }
+
+    /// The namespace that it is, which its BTT must name as its parent.
+    pub fn namespace(&self) -> Option<Uuid> {
+        self.region.namespace_uuid().map(Uuid)
     }
 
     /// Copies bytes from the medium.

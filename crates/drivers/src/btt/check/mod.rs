@@ -45,7 +45,7 @@ use super::layout::Placement;
 pub struct CheckOptions {
     /// Where its first arena is; `None`: look.
     pub placement: Option<Placement>,
-    /// Who holds it, such as the namespace; `None`: anybody. A pool says it itself.
+    /// Who holds it; `None`: the namespace that the medium is, or else anybody. A pool says it itself.
     pub parent_uuid: Option<Uuid>,
     /// What of a map is looked at first.
     pub first_look: FirstLook,
