@@ -132,7 +132,7 @@ fn bad_sectors_are_bytes_of_the_disk_the_partition_or_the_devdax_device() {
 }
 
 #[test]
-fn a_deep_flush_asks_the_regions_that_have_one_and_fails_loudly() {
+fn a_deep_flush_asks_the_regions_that_have_one() {
     let sys = Sysfs::new("deep");
     let mapped = Medium::of_block(&sys.0, 253 << 8).unwrap();
     assert_eq!(mapped.deep_flush(), Ok(0), "there is nothing to ask");
@@ -142,8 +142,61 @@ fn a_deep_flush_asks_the_regions_that_have_one_and_fails_loudly() {
     sys.file(&trigger, "1\n");
     assert_eq!(mapped.deep_flush(), Ok(1));
     assert_eq!(fs::read_to_string(sys.0.join(&trigger)).unwrap(), "1\n", "a plain file takes the byte in place");
-    // What says that it is there and takes nothing.
-    fs::remove_file(sys.0.join(&trigger)).unwrap();
-    symlink("/proc/sys/kernel/pid_max", sys.0.join(&trigger)).unwrap();
-    assert_eq!(mapped.deep_flush(), Ok(0), "not a 1");
+}
+
+/// A file of the kernel's that says 1 and that nobody may write, whoever asks.
+const UNWRITABLE: &str = "/sys/class/net/lo/ifindex";
+
+/// What writing it is refused with; nothing where there is none here.
+fn refusal() -> Option<Errno> {
+    if text(Path::new(UNWRITABLE)).as_deref() != Some("1") {
+        eprintln!("skipped: this machine lacks {UNWRITABLE}");
+        return None;
+    }
+    let refused = fs::OpenOptions::new().write(true).open(UNWRITABLE).expect_err("the kernel's own");
+    Some(Errno::from_io(&refused))
+}
+
+#[test]
+fn a_deep_flush_that_is_refused_names_the_trigger_and_is_no_success() {
+    let Some(errno) = refusal() else { return };
+    let sys = Sysfs::new("refused");
+    let [first, second] = ["region0", "region1"].map(|region| format!("{BUS}/{region}/deep_flush"));
+    let mapped = || Medium::of_block(&sys.0, 253 << 8).unwrap();
+    // Of two regions the second fails after the first was flushed: that is no success of one.
+    sys.file(&first, "1\n");
+    symlink(UNWRITABLE, sys.0.join(&second)).unwrap();
+    assert_eq!(mapped().deep_flush(), Err((sys.0.join(&second), errno)));
+    fs::remove_file(sys.0.join(&first)).unwrap();
+    assert_eq!(mapped().deep_flush(), Err((sys.0.join(&second), errno)));
+    // One that cannot be asked at all says nothing of what it would need.
+    fs::remove_file(sys.0.join(&second)).unwrap();
+    fs::create_dir(sys.0.join(&second)).unwrap();
+    assert_eq!(mapped().deep_flush(), Ok(0));
+}
+
+#[cfg(feature = "testing")]
+#[test]
+fn a_deep_flush_of_a_region_that_is_refused_is_an_error_with_its_errno() {
+    use crate::persist::{DeepFlush, Mapped};
+    use crate::{Backing, Error, FRAME_SIZE, Fault, Memory};
+
+    let Some(errno) = refusal() else { return };
+    let sys = Sysfs::new("region");
+    let trigger = sys.0.join(format!("{BUS}/region0/deep_flush"));
+    let memory = Memory::new().unwrap();
+    let backing = Backing::memfd(FRAME_SIZE).unwrap().on_device(&sys.0, 259 << 8, Mapped::MapSync);
+    let region = memory.register(backing).unwrap();
+    let mut user = region.flusher();
+    fs::write(&trigger, "1\n").unwrap();
+    assert_eq!(region.deep_flush().unwrap(), DeepFlush::Flushed(1));
+    fs::remove_file(&trigger).unwrap();
+    symlink(UNWRITABLE, &trigger).unwrap();
+    let refused = region.deep_flush().unwrap_err();
+    assert_eq!(refused.errno(), Some(errno));
+    assert!(matches!(&refused, Error::Path { path, .. } if *path == trigger), "{refused:?}");
+    assert!(refused.to_string().contains("deep_flush"), "{refused}");
+    // Who may not ask has lost nothing; anything else may have been the medium.
+    let told = if errno == Errno::EACCES { Ok(()) } else { Err(Fault::Media) };
+    assert_eq!((user.flush(), user.flush()), (told, Ok(())));
 }
