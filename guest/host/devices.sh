@@ -26,6 +26,13 @@ add_device() { # name[=size] folder
             truncate -s "${size:-64M}" "$image"
             qemu_args+=(-object "memory-backend-file,id=plain-memory,share=on,mem-path=$image,size=${size:-64M},align=2M"
                 -device nvdimm,id=plain,memdev=plain-memory) ;;
+        # What the platform promises of the caches of all of them, when the power goes: eADR.
+        eadr) qemu_args+=(-machine nvdimm-persistence=cpu) ;;
+        # Memory of the host that only the host can make durable, when the guest asks for it.
+        virtio-pmem)
+            truncate -s "${size:-128M}" "$image"
+            qemu_args+=(-object "memory-backend-file,id=virtio-pmem-memory,share=on,mem-path=$image,size=${size:-128M}"
+                -device virtio-pmem-pci,memdev=virtio-pmem-memory,id=virtio-pmem) ;;
         nvme)
             truncate -s 64M "$image"
             qemu_args+=(-drive "if=none,id=nvme-drive,file=$image,format=raw"

@@ -64,7 +64,9 @@ impl Medium {
 
     /// What the platform brings to the medium when the power goes: the least of what its regions say.
     pub(crate) fn persistence_domain(&self) -> PersistenceDomain {
+        let host = |region: &PathBuf| text(&region.join("../provider")).as_deref() == Some("virtio-pmem");
         let said = |region: &PathBuf| match text(&region.join("persistence_domain")).as_deref() {
+            _ if host(region) => PersistenceDomain::HostFlushed,
             Some("cpu_cache") => PersistenceDomain::CpuCache,
             Some("memory_controller") => PersistenceDomain::MemoryController,
             _ => PersistenceDomain::Unknown,

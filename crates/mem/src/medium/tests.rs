@@ -82,6 +82,9 @@ fn a_device_leads_to_its_own_region_and_to_no_other() {
     assert_eq!(sys.block(2).persistence_domain(), PersistenceDomain::CachesOverruled);
     sys.file(&format!("{BUS}/region1/persistence_domain"), "\n");
     assert_eq!(sys.block(2).persistence_domain(), PersistenceDomain::Unknown, "what is not said is not assumed");
+    sys.file(&format!("{BUS}/provider"), "virtio-pmem\n");
+    assert_eq!(sys.block(0).persistence_domain(), PersistenceDomain::HostFlushed, "whatever its region says");
+    assert_eq!(PersistenceDomain::HostFlushed.durability(), crate::Durability::Volatile);
     for domain in [PersistenceDomain::CachesOverruled, PersistenceDomain::Unknown, PersistenceDomain::NoRegion] {
         assert_eq!(domain.durability(), crate::Durability::Clwb);
     }

@@ -61,6 +61,8 @@ pub enum Mapped {
 /// mapping (Documentation/ABI/testing/sysfs-bus-nd). Of several regions it is the least that holds for all.
 #[derive(Debug, Copy, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PersistenceDomain {
+    /// Nothing that can be asked for from here: virtio-pmem is flushed by its host, which only a file system or the block device asks.
+    HostFlushed,
     /// No nvdimm region is behind the mapping, or none that could be found.
     NoRegion,
     /// The region does not say.
@@ -78,6 +80,7 @@ impl PersistenceDomain {
     pub(crate) fn durability(self) -> Durability {
         match self {
             PersistenceDomain::CpuCache => Durability::Fence,
+            PersistenceDomain::HostFlushed => Durability::Volatile,
             _ => Durability::Clwb,
         }
     }
@@ -141,6 +144,7 @@ impl fmt::Display for Mapped {
 impl fmt::Display for PersistenceDomain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            PersistenceDomain::HostFlushed => "virtio-pmem, which a host flushes that cannot be asked to from here",
             PersistenceDomain::CpuCache => "nvdimm region persistence_domain=cpu_cache",
             PersistenceDomain::MemoryController => "nvdimm region persistence_domain=memory_controller",
             PersistenceDomain::CachesOverruled => "nvdimm region persistence_domain=cpu_cache but write_cache=1",
@@ -171,7 +175,7 @@ mod tests {
             durability: domain.durability(),
             reason: Reason::Persistent { mapped, domain, write_back },
         };
-        use PersistenceDomain::{CachesOverruled, CpuCache, MemoryController, NoRegion, Unknown};
+        use PersistenceDomain::{CachesOverruled, CpuCache, HostFlushed, MemoryController, NoRegion, Unknown};
         for (domain, says, survives) in [
             (
                 persistent(Mapped::MapSync, MemoryController, WriteBack::Clwb),
@@ -197,6 +201,11 @@ mod tests {
                 persistent(Mapped::MapSync, NoRegion, WriteBack::Clwb),
                 "MAP_SYNC mapping of a DAX file, no nvdimm region behind it, treated as volatile caches: CLWB and fence",
                 true,
+            ),
+            (
+                persistent(Mapped::DevDax, HostFlushed, WriteBack::Clwb),
+                "devdax, virtio-pmem, which a host flushes that cannot be asked to from here: volatile",
+                false,
             ),
             (
                 FlushDomain { durability: Durability::Volatile, reason: Reason::Anonymous },
