@@ -149,6 +149,24 @@ fn a_sync_that_fails_reaches_the_client_once() {
     assert_eq!(peer.read_at(0, 4096).expect("the disk goes on"), noise(4096, 1));
 }
 
+/// On a BTT in the page cache too, where the sync is of data, flog and map alike.
+#[test]
+fn btt_sync_that_fails_reaches_the_client_once() {
+    if !can_trace() {
+        return;
+    }
+    let scratch = Scratch::disk();
+    let path = scratch.path("disk.btt");
+    ok(env!("CARGO_BIN_EXE_pageless"), &["btt", "create", &path, "--size", "24M"]);
+    let traced = Traced::start(&format!("btt:{path}"), &failing("1"));
+    let (mut peer, _) = Peer::connect(traced.server.socket()).expect("connect");
+    assert_eq!(peer.ask(CMD_WRITE, 0, 0, 4096, &noise(4096, 1)), 0);
+    assert_eq!(peer.ask(CMD_FLUSH, 0, 0, 0, &[]), EIO, "the failed sync");
+    assert_eq!(peer.ask(CMD_FLUSH, 0, 0, 0, &[]), 0, "told once is told");
+    assert_eq!(peer.ask(CMD_WRITE, FLAG_FUA, 0, 4096, &noise(4096, 2)), 0);
+    assert_eq!(peer.read_at(0, 4096).expect("the disk goes on"), noise(4096, 2));
+}
+
 #[test]
 fn a_failed_fua_is_told_to_its_writer_and_to_the_next_flush_of_another() {
     if !can_trace() {

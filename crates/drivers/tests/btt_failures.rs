@@ -5,14 +5,14 @@
 #![allow(clippy::cast_possible_truncation, reason = "sizes in these tests are small")]
 
 use btt_rig::{LANES, LEN, Rig, run};
-use pageless_block::{Bio, BlockDevice, Sector, Status, open_checked};
+use pageless_block::{Bio, BlockDevice, Flags, Sector, Status, open_checked};
 use pageless_drivers::btt::check::medium::Medium;
 use pageless_drivers::btt::check::{CheckOptions, Finding, Part, Problem, Watch, check};
 use pageless_drivers::btt::layout::PAGE;
 use pageless_drivers::btt::map::MapEntry;
-use pageless_drivers::btt::{BttDisk, OpenOptions, Order, Trouble};
+use pageless_drivers::btt::{BttDisk, OpenOptions, Order, Promise, Trouble};
 use pageless_mem::testing::{device_says, fail_sync, poison, record};
-use pageless_mem::{Backing, Durability, Fault, Memory};
+use pageless_mem::{Backing, Durability, Fault, FileOptions, Memory};
 use std::ops::ControlFlow;
 
 mod btt_rig;
@@ -92,6 +92,55 @@ fn btt_sync_that_fails_makes_the_arena_read_only_until_it_is_opened_again() {
     let (status, byte) = rig.read(&disk, 5);
     assert!(status == Status::Ok && (byte == 1 || byte == 2), "{status:?} {byte}");
     assert_eq!(rig.write(&mut *disk.open_queue().unwrap(), 5, 3), Status::Ok);
+}
+
+/// Where the kernel writes pages back in its own order a failed sync is told to everybody who writes there, once, and what was asked
+/// for in time is not lost from sight: it is a disk as before.
+#[test]
+fn btt_sync_that_fails_in_the_kernels_order_is_told_to_every_queue_once() {
+    let memory = Memory::new().unwrap();
+    let region = memory.register(Backing::memfd_as(LEN, Durability::Msync).unwrap()).unwrap();
+    let rig = Rig::on(memory, region, 4096, LANES);
+    let disk = rig.open();
+    assert_eq!(disk.promise(), Promise::ProcessDeath);
+    let [mut first, mut second] = [(); 2].map(|()| disk.open_queue().unwrap());
+    assert_eq!((rig.write(&mut *first, 5, 1), rig.write(&mut *second, 6, 2)), (Status::Ok, Status::Ok));
+    assert_eq!(run(&mut *first, [Bio::flush(0)]), [Status::Ok]);
+    fail_sync(&rig.region);
+    let mut late = disk.open_queue().unwrap();
+    // A write that is to be durable at once may be among what was lost; one that is not was promised nothing.
+    assert_eq!(rig.write(&mut *first, 7, 3), Status::Ok);
+    let through = |lba: u64| Bio::write(Sector(8 * lba), rig.range(1), 0).with_flags(Flags::FUA);
+    assert_eq!(run(&mut *first, [through(5), through(6)]), [Status::Media; 2]);
+    assert_eq!(run(&mut *first, [through(5), Bio::flush(0)]), [Status::Ok; 2]);
+    assert_eq!(run(&mut *second, [Bio::flush(0), Bio::flush(0)]), [Status::Media; 2], "one sync for both");
+    assert_eq!(run(&mut *second, [Bio::flush(0)]), [Status::Ok], "told once is told");
+    assert_eq!(run(&mut *late, [Bio::flush(0)]), [Status::Ok], "who came later lost nothing");
+    assert_eq!(disk.troubles(), []);
+    assert_eq!([5, 6, 7].map(|lba| rig.read(&disk, lba)), [(Status::Ok, 3); 3]);
+}
+
+/// A file that somebody cut short has lost what was written past its end, however often it is asked.
+#[test]
+fn btt_file_that_was_cut_short_fails_every_flush() {
+    let path = std::env::temp_dir().join(format!("pageless-btt-cut-{}", std::process::id()));
+    let memory = Memory::new().unwrap();
+    let options = FileOptions { size: Some(LEN), create: true, read_only: false };
+    let region = memory.register(Backing::file(&path, options).unwrap()).unwrap();
+    let rig = Rig::on(memory, region, 4096, LANES);
+    let disk = rig.open();
+    let mut queue = disk.open_queue().unwrap();
+    assert_eq!(rig.write(&mut *queue, 5, 1), Status::Ok);
+    assert_eq!(run(&mut *queue, [Bio::flush(0)]), [Status::Ok]);
+    std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(LEN / 2).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    for _ in 0..3 {
+        assert_eq!(run(&mut *queue, [Bio::flush(0)]), [Status::Media]);
+    }
+    assert!(
+        !run(&mut *disk.open_queue().unwrap(), [Bio::flush(0)])[0].is_ok(),
+        "nor is another queue told that all is well"
+    );
 }
 
 /// One page of the map is broken: blocks whose entries lie there cannot be read or written; all others can.
