@@ -2,10 +2,11 @@
 //! The BTT as shipped, cut off from power: while it is created, written by one thread and by several, and recovered.
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
+use pageless_drivers::btt::layout::Placement;
 use pageless_mem::Durability;
 use pageless_mem::testing::record::{Event, What};
 use pageless_testkit::crash::{Config, CrashOp, Explorer, Failure, Kind, Workload, explore, honest};
-use target::{Btt, LEN, Place};
+use target::{Btt, Place};
 
 #[path = "crash_btt/target.rs"]
 mod target;
@@ -14,25 +15,29 @@ const KINDS: [Kind; 6] = [Kind::Write, Kind::Write, Kind::Write, Kind::WriteZero
 
 /// Looks at `share` of a hundred of all states.
 fn explored(lba_size: u32, durability: Durability, share: usize) {
-    let btt = Btt::new(lba_size, 4);
+    explored_on(&Btt::new(lba_size, 4), "", durability, share);
+}
+
+fn explored_on(btt: &Btt, what: &str, durability: Durability, share: usize) {
+    let lba_size = btt.lba_size.bytes();
     let config = Config::of(if cfg!(debug_assertions) { 1_000 } else { 20_000 });
     let per_point = if cfg!(debug_assertions) { 16 } else { config.per_point };
     let config = Config { states: config.states * share / 100, per_point, ..config };
-    let mut explorer = Explorer::new(&btt, LEN, durability, config).unwrap();
+    let mut explorer = Explorer::new(btt, btt.len(), durability, config).unwrap();
     match explore(&mut explorer, 2, &KINDS) {
-        Ok(counts) => println!("btt of {lba_size} bytes, {durability:?}: {counts}"),
-        Err(failure) => panic!("btt of {lba_size} bytes, {durability:?}: {failure}"),
+        Ok(counts) => println!("btt of {lba_size} bytes{what}, {durability:?}: {counts}"),
+        Err(failure) => panic!("btt of {lba_size} bytes{what}, {durability:?}: {failure}"),
     }
 }
 
 #[test]
 fn power_cuts_where_lines_are_written_back() {
-    explored(512, Durability::Clwb, 40);
+    explored(512, Durability::Clwb, 30);
 }
 
 #[test]
 fn power_cuts_where_lines_are_written_back_and_blocks_are_large() {
-    explored(4096, Durability::Clwb, 15);
+    explored(4096, Durability::Clwb, 10);
 }
 
 #[test]
@@ -50,13 +55,31 @@ fn power_cuts_where_pages_are_synced() {
     explored(512, Durability::Msync, 15);
 }
 
+#[test]
+fn power_cuts_of_version_1_1() {
+    explored_on(&Btt::with(Placement::V1_1, 1, 512, 4), " (1.1)", Durability::Clwb, 5);
+}
+
+/// Operations on blocks of both arenas, some of them on both at once.
+#[test]
+fn power_cuts_of_two_arenas() {
+    for placement in [Placement::V1_1, Placement::V2_0] {
+        let what = format!(" ({}, two arenas)", placement.version());
+        explored_on(&Btt::with(placement, 2, 512, 4), &what, Durability::Clwb, 5);
+    }
+}
+
 /// A BTT that does what ours does, in another way: what it recorded is changed. Nothing but `tamper` is wrong.
 fn caught(workload: &Workload, tamper: &dyn Fn(&Btt, &mut Vec<Event>)) -> Box<Failure> {
-    let btt = Btt::new(4096, 2);
-    let mut explorer = Explorer::new(&btt, LEN, Durability::Clwb, Config { per_point: 100, ..Config::of(0) }).unwrap();
+    caught_on(&Btt::new(4096, 2), workload, tamper)
+}
+
+fn caught_on(btt: &Btt, workload: &Workload, tamper: &dyn Fn(&Btt, &mut Vec<Event>)) -> Box<Failure> {
+    let mut explorer =
+        Explorer::new(btt, btt.len(), Durability::Clwb, Config { per_point: 100, ..Config::of(0) }).unwrap();
     explorer.prepare().unwrap();
     explorer.try_workload(workload, &honest).unwrap();
-    let failure = explorer.try_workload(workload, &|events| tamper(&btt, events)).expect_err("the bug is found");
+    let failure = explorer.try_workload(workload, &|events| tamper(btt, events)).expect_err("the bug is found");
     println!("{failure}");
     failure
 }
@@ -103,6 +126,16 @@ fn a_map_that_is_never_written_back_is_caught() {
 }
 
 #[test]
+fn a_map_of_the_second_arena_that_is_never_written_back_is_caught() {
+    // The first one has as many blocks as lanes.
+    let workload = Workload::of([CrashOp::write(3), CrashOp::write(4)]);
+    let failure = caught_on(&Btt::with(Placement::V1_1, 2, 4096, 2), &workload, &|btt, events| {
+        events.retain(|event| !(matches!(event.what, What::WriteBack { .. }) && btt.is(event, Place::Map)));
+    });
+    assert_eq!(failure.ops.len(), 2, "{failure}");
+}
+
+#[test]
 fn a_map_before_its_data_is_caught() {
     let failure = caught(&one_write(), &|btt, events| {
         let [first, flog, map, end] = steps(events);
@@ -139,7 +172,7 @@ fn a_flog_entry_whose_halves_change_places_is_caught() {
 fn a_lane_that_two_threads_share_is_caught() {
     let btt = Btt::new(4096, 2);
     let config = Config { per_point: 100, ..Config::of(0) };
-    let mut explorer = Explorer::new(&btt, LEN, Durability::Clwb, config).unwrap();
+    let mut explorer = Explorer::new(&btt, btt.len(), Durability::Clwb, config).unwrap();
     explorer.prepare().unwrap();
     let workload = Workload::of([CrashOp::write(1), CrashOp { thread: 1, ..CrashOp::write(2) }]);
     explorer.try_workload(&workload, &honest).unwrap();
