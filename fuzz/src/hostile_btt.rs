@@ -5,13 +5,14 @@
 //! them, tried, and taken back, so that a run costs what it patches and not what an image is made of.
 //!
 //! ```text
-//! byte 0 of the input: which image
+//! byte 0 of the input: which image; bits 4 and 5: first comes how many pages of it are left, u16
 //! patch:  kind u8, flags u8, index u16, three words u32
 //! ```
 #![allow(dead_code, reason = "each target uses its own part of this file")]
 
 use std::cell::RefCell;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use pageless_block::{Bio, Completion, Queue, Sector, Status, open_checked};
 use pageless_drivers::btt::check::medium::Medium;
@@ -22,8 +23,9 @@ use pageless_drivers::btt::flog::{FlogEntry, FlogGroup, FlogLayout};
 use pageless_drivers::btt::info::{Expected, Identity, InfoBlock, Uuid};
 use pageless_drivers::btt::layout::{ARENA_MIN, Follows, Geometry, LbaSize, PAGE, Placement};
 use pageless_drivers::btt::map::MapEntry;
-use pageless_drivers::btt::{BttDisk, OpenOptions, Trouble};
+use pageless_drivers::btt::{BttDisk, BttError, OpenOptions, Trouble};
 use pageless_mem::{Backing, Memory, PhysRange, Region};
+use pageless_sys::mmap::Mapping;
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::U32;
 
@@ -33,6 +35,8 @@ const EXTERNAL: u32 = 120;
 const PATCH: usize = 16;
 /// Patches of one input, at most.
 const PATCHES: usize = 24;
+/// The bits of byte 0 that have the image cut short: both, since that costs more than all the rest.
+const CUT: u8 = 0x30;
 /// Pages of an open disk that are compared.
 const LOOKED_AT: u64 = 16;
 
@@ -51,11 +55,15 @@ pub(crate) struct Image {
     pub(crate) region: Region,
     pub(crate) medium: Medium,
     pub(crate) arenas: Vec<Arena>,
+    /// All of it, of which the region may be the beginning.
+    mapping: Arc<Mapping>,
     /// What a user reads into and writes from: to make one costs more than a run.
     buffer: Region,
     undo: Vec<(u64, Vec<u8>)>,
     /// All metadata as it was made.
     good: Vec<(u64, Vec<u8>)>,
+    /// Where users wrote, if there were any.
+    used: Option<Vec<u64>>,
 }
 
 thread_local!(static IMAGES: RefCell<Images> = RefCell::new(Images::new()));
@@ -77,11 +85,21 @@ impl Images {
 
     /// Patches an image as the input says, tries it, and takes all of it back.
     pub(crate) fn with(&mut self, input: &[u8], attempt: impl FnOnce(&mut Image)) {
-        let Some((which, patches)) = input.split_first() else { return };
+        let Some((which, mut patches)) = input.split_first() else { return };
         let count = self.0.len();
         let image = &mut self.0[usize::from(*which) % count];
+        let mut pages = None;
+        if which & CUT == CUT
+            && let Some((left, rest)) = patches.split_first_chunk()
+        {
+            (pages, patches) = (Some(u64::from(u16::from_le_bytes(*left))), rest);
+        }
         for patch in patches.chunks_exact(PATCH).take(PATCHES) {
             image.patch(patch);
+        }
+        if let Some(pages) = pages {
+            let all = image.region.len() / PAGE;
+            image.show((1 + pages % all) * PAGE);
         }
         attempt(image);
         image.take_back();
@@ -93,7 +111,8 @@ impl Image {
         let size = ARENA_MIN;
         let len = placement.offset() + count * size;
         let memory = Memory::new().expect("a frame space");
-        let region = memory.register(Backing::anon(len).expect("memory")).expect("registered");
+        let mapping = Arc::new(Mapping::anonymous(len).expect("memory"));
+        let region = beginning(&memory, &mapping, len);
         let buffer = memory.register(Backing::anon(PAGE).expect("memory")).expect("registered");
         let mut medium = Medium::new(&memory, region.clone());
         let identity = Identity { uuid: Uuid([7; 16]), parent_uuid: Uuid([9; 16]), version: placement.version() };
@@ -124,7 +143,8 @@ impl Image {
             }
             arenas.push(Arena { start, geometry });
         }
-        let mut image = Image { memory, region, medium, arenas, buffer, undo: Vec::new(), good: Vec::new() };
+        let (undo, good, used) = (Vec::new(), Vec::new(), None);
+        let mut image = Image { memory, region, medium, arenas, mapping, buffer, undo, good, used };
         image.good = image.metadata();
         image
     }
@@ -138,6 +158,16 @@ impl Image {
         }
     }
 
+    /// Nothing but the first bytes are there, until this is called again.
+    fn show(&mut self, len: u64) {
+        // Addresses are registered once.
+        self.region = self.buffer.clone();
+        self.medium = Medium::new(&self.memory, self.buffer.clone());
+        self.region = beginning(&self.memory, &self.mapping, len);
+        self.medium = Medium::new(&self.memory, self.region.clone());
+    }
+
+    /// As much of all metadata as is there.
     fn metadata(&mut self) -> Vec<(u64, Vec<u8>)> {
         let mut parts = vec![(0, vec![0; 3 * PAGE as usize])];
         for Arena { start, geometry } in &self.arenas {
@@ -146,13 +176,15 @@ impl Image {
             parts.push((start + geometry.mapoff(), vec![0; len as usize]));
         }
         for (offset, bytes) in &mut parts {
+            let left = self.medium.len().saturating_sub(*offset).min(bytes.len() as u64);
+            bytes.truncate(left as usize);
             self.medium.read(*offset, bytes).expect("inside the medium");
         }
         parts
     }
 
     /// Opens it as a disk, reads and writes some blocks, and opens it again: what was written is there, all else reads as
-    /// before, and a check finds nothing that it did not find before. All metadata is as it was made after that.
+    /// before, and a check finds nothing that it did not find before. What is refused is as it was.
     pub(crate) fn open_and_use(&mut self) {
         let before = self.check();
         let mut written = Vec::new();
@@ -177,20 +209,22 @@ impl Image {
             let mut user = self.open().expect("it is opened again");
             assert_eq!(all(&mut user), expected, "opened again");
         }
-        self.undo.clear();
-        for offset in written {
-            store(&mut self.medium, offset, &Bytes::default());
-        }
-        for (offset, bytes) in std::mem::take(&mut self.good) {
-            store(&mut self.medium, offset, &bytes);
-            self.good.push((offset, bytes));
-        }
+        self.used.get_or_insert_default().extend(written);
     }
 
-    /// Opens it as a disk, if that can be done.
-    pub(crate) fn open(&self) -> Option<User> {
-        let disk = BttDisk::open(&self.memory, &self.region, "hostile", &OpenOptions::default()).ok()?;
-        let queue = Box::new(open_checked(&disk).ok()?);
+    /// Opens it as a disk, if that can be done. Where not, something is wrong with what is there and not with us, and nothing is
+    /// stored.
+    pub(crate) fn open(&mut self) -> Option<User> {
+        let before = self.metadata();
+        let disk = match BttDisk::open(&self.memory, &self.region, "hostile", &OpenOptions::default()) {
+            Ok(disk) => disk,
+            Err(BttError::Check(CheckError::Find(_)) | BttError::Damaged(_)) => {
+                assert!(self.metadata() == before, "what is refused is changed");
+                return None;
+            }
+            Err(error) => panic!("{error:?}"),
+        };
+        let queue = Box::new(open_checked(&disk).expect("a queue"));
         let frames = self.buffer.range(0, PAGE).expect("inside");
         Some(User { disk, queue, frames, buffer: Medium::new(&self.memory, self.buffer.clone()) })
     }
@@ -213,6 +247,19 @@ impl Image {
     }
 
     fn take_back(&mut self) {
+        if self.region.len() < self.mapping.len() as u64 {
+            self.show(self.mapping.len() as u64);
+        }
+        if let Some(written) = self.used.take() {
+            self.undo.clear();
+            for offset in written {
+                store(&mut self.medium, offset, &Bytes::default());
+            }
+            for (offset, bytes) in std::mem::take(&mut self.good) {
+                store(&mut self.medium, offset, &bytes);
+                self.good.push((offset, bytes));
+            }
+        }
         while let Some((offset, old)) = self.undo.pop() {
             store(&mut self.medium, offset, &old);
         }
@@ -400,6 +447,11 @@ impl User {
 fn near(n: u32, external: u32) -> u32 {
     let low = n % 32;
     if n & 0x100 == 0 { low } else { external + low % 10 }
+}
+
+/// So many bytes from the first on, as a region.
+fn beginning(memory: &Memory, mapping: &Arc<Mapping>, len: u64) -> Region {
+    memory.register(Backing::lent(mapping, 0, len, true).expect("inside")).expect("registered")
 }
 
 fn store(medium: &mut Medium, offset: u64, bytes: &[u8]) {

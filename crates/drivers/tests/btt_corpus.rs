@@ -55,6 +55,14 @@ fn btt_seeds_are_repaired_and_used_as_far_as_that_goes() {
     for (_, input) in seeds("btt_open") {
         images.with(&input, hostile_btt::Image::open_and_use);
     }
+    // Images that end anywhere, in the first pages, in the data, in what follows it, or not at all.
+    for which in 0..4 {
+        for left in [0_u16, 1, 2, 3, 16, 2000, 4090, 4094, 4095, 4096, 4097, 6000, 8000, 8190, 8191, 8192, u16::MAX] {
+            let input = [&[0x30 | which][..], &left.to_le_bytes()].concat();
+            images.with(&input, hostile_btt::Image::open_and_use);
+            images.with(&input, hostile_btt::Image::check_and_repair);
+        }
+    }
     // What was tried was taken back.
     for which in 0..4 {
         images.with(&[which], |image| {
