@@ -216,6 +216,23 @@ fn btt_image_of_somebody_else_is_refused_and_two_names_are_no_guess() {
     }
 }
 
+/// The second arena is whole, and of another BTT, or of another namespace: blocks behind the first would be somebody's.
+#[test]
+fn btt_image_whose_second_arena_is_of_another_is_refused() {
+    let scratch = Scratch::disk();
+    let image = good(&scratch);
+    let next = number(&image, INFO2OFF) + 4096;
+    for (field, name) in [(UUID, "uuid"), (PARENT, "parent_uuid")] {
+        let mut other = image.clone();
+        set_both(&mut other, field, &[0xab; 16]);
+        let mut both = image.clone();
+        set_both(&mut both, NEXTOFF, &next.to_le_bytes());
+        both.extend_from_slice(&other[ARENA..]);
+        let says = format!("arena 1, byte {SIZE}: {name} abababab-abab-abab-abab-abababababab: the first arena has ");
+        refused(&scratch, "both", &both, &[&says]);
+    }
+}
+
 #[test]
 fn btt_image_whose_arenas_overlap_is_refused() {
     let scratch = Scratch::disk();
