@@ -70,7 +70,7 @@ use crate::file::status;
 use crate::file::sticky::{FlushErrors, Seen};
 use pageless_block::{Op, Status};
 use pageless_mem::persist::{self, Durability};
-use pageless_mem::{Access, Memory, RangeGuard, RangeLock};
+use pageless_mem::{Access, Error, Memory, RangeGuard, RangeLock};
 use pageless_sys::file::File;
 use segment::Segment;
 use std::fmt;
@@ -126,8 +126,12 @@ impl Shared {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn closed(&self) -> DaxError {
-        DaxError::Closed { path: self.path.clone() }
+    fn closed(&self, what: &'static str, offset: u64) -> DaxError {
+        DaxError::Closed { path: self.path.clone(), what, offset }
+    }
+
+    fn only_read(&self, what: &'static str, offset: u64) -> DaxError {
+        DaxError::ReadOnly { path: self.path.clone(), what, offset, len: self.state().len }
     }
 
     fn check(&self, what: &'static str, start: u64, len: u64, end: u64) -> Result<u64, DaxError> {
@@ -145,10 +149,12 @@ impl Shared {
     /// Makes the file's size and blocks durable where a store does not need the kernel to be. `MAP_SYNC` does that for what a
     /// store faults in; the rest of a page that was mapped before the file grew is written without a fault.
     fn commit(&self) -> Result<(), Status> {
-        self.state().file.as_ref().map_or(Err(Status::Gone), |file| self.commit_to(file))
+        let state = self.state();
+        let file = state.file.as_ref().ok_or(Status::Gone)?;
+        self.commit_to(file).map_err(|error| status::of(error.errno(), Op::Flush))
     }
 
-    fn commit_to(&self, file: &File) -> Result<(), Status> {
+    fn commit_to(&self, file: &File) -> Result<(), pageless_sys::Error> {
         if self.durability == Durability::Msync || self.read_only {
             return Ok(());
         }
@@ -158,26 +164,49 @@ impl Shared {
         if *committed == changes {
             return Ok(());
         }
-        file.sync_data().map_err(|error| status::of(error.errno(), Op::Flush))?;
+        file.sync_data()?;
         *committed = changes;
         Ok(())
     }
 
     /// Makes everything durable that was stored and told of.
-    fn flush(&self, state: &State, seen: &mut Seen) -> Status {
+    fn flush(&self, state: &State, seen: &mut Seen) -> Result<(), Unflushed> {
         persist::fence();
-        let Some(file) = &state.file else { return Status::Gone };
-        if self.durability != Durability::Msync || self.read_only {
-            return self.errors.report(seen, self.commit_to(file).err().unwrap_or(Status::Ok));
+        let Some(file) = &state.file else { return Err(Unflushed { status: Status::Gone, source: None }) };
+        let source = self.sync(file, state.len).err();
+        let own = source.as_ref().map_or(Status::Ok, |error| match error.errno() {
+            Some(errno) => status::of(errno, Op::Flush),
+            None => Status::Media,
+        });
+        match self.errors.report(seen, own) {
+            Status::Ok => Ok(()),
+            status => Err(Unflushed { status, source }),
         }
-        let status = match (file.sync_data(), file.size()) {
-            (Err(error), _) | (_, Err(error)) => status::of(error.errno(), Op::Flush),
-            // Somebody who ignores our lock has cut it short, and what it held there is lost.
-            (_, Ok(size)) if size < state.len => Status::Media,
-            _ => Status::Ok,
-        };
-        self.errors.report(seen, status)
     }
+
+    fn sync(&self, file: &File, len: u64) -> Result<(), Error> {
+        if self.durability != Durability::Msync || self.read_only {
+            return Ok(self.commit_to(file)?);
+        }
+        file.sync_data()?;
+        match file.size()? {
+            // Somebody who ignores our lock has cut it short, and what it held there is lost.
+            actual if actual < len => Err(Error::TooSmall { path: self.path.clone(), actual, wanted: len }),
+            _ => Ok(()),
+        }
+    }
+
+    fn unflushed(&self, Unflushed { status, source }: Unflushed, len: u64) -> DaxError {
+        DaxError::Flush { path: self.path.clone(), status, len, source: source.map(Box::new) }
+    }
+}
+
+/// What a flush did not do.
+#[derive(Debug)]
+struct Unflushed {
+    status: Status,
+    /// None where somebody else met it.
+    source: Option<Error>,
 }
 
 impl DaxFile {
@@ -219,7 +248,7 @@ impl DaxFile {
     pub fn lease(&self, offset: u64, len: u64) -> Result<Lease, DaxError> {
         let state = self.shared.state();
         if state.file.is_none() {
-            return Err(self.shared.closed());
+            return Err(self.shared.closed("lease", offset));
         }
         self.shared.check("lease", offset, len.max(1), state.len)?;
         Ok(Lease::new(&self.shared, &state, offset, len.max(1)))
@@ -242,13 +271,10 @@ impl DaxFile {
     pub fn flush(&self) -> Result<(), DaxError> {
         let state = self.shared.state();
         if state.file.is_none() {
-            return Err(self.shared.closed());
+            return Err(self.shared.closed("flush", 0));
         }
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        match self.shared.flush(&state, &mut seen) {
-            Status::Ok => Ok(()),
-            status => Err(DaxError::Flush { path: self.shared.path.clone(), status }),
-        }
+        self.shared.flush(&state, &mut seen).map_err(|error| self.shared.unflushed(error, state.len))
     }
 }
 

@@ -262,7 +262,7 @@ fn many_queues_write_with_few_lanes() {
         }
     };
     assert_eq!(queues.len(), 256);
-    assert!(error.to_string().contains("no room for more queues"), "{error}");
+    assert!(error.to_string().contains("all 256 queues that a BTT has room for are open"), "{error}");
     let frames = ram(&memory, 1 << 20);
     for queue in &mut queues {
         let bio = Bio::write(Sector(0), frames.range(0, 1 << 20).unwrap(), 0);

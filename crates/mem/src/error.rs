@@ -133,6 +133,16 @@ pub enum Error {
     /// Somebody had the memory until the deadline passed.
     #[error(transparent)]
     Busy(Box<Busy>),
+    /// What was to be done at a moment when nobody had the bytes was given up by who asked for the moment.
+    #[error("bytes {start}..{end} stay as they are: {why}")]
+    GivenUp {
+        /// The first of them.
+        start: u64,
+        /// Past the last.
+        end: u64,
+        /// Why.
+        why: &'static str,
+    },
     /// Bytes of a region could not be stored.
     #[error("{len} bytes at {offset}: {fault:?}")]
     Fault {

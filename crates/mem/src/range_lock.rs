@@ -58,7 +58,8 @@ impl State {
 }
 
 /// The range is taken.
-#[derive(Debug, Copy, Clone, PartialEq, Eq)]
+#[derive(Debug, Copy, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("thread {thread} {} bytes {}..{}", doing(*granted, *access), range.0, range.1)]
 pub struct Taken {
     /// The thread that holds it, or asked for it earlier.
     pub thread: u32,
@@ -68,6 +69,15 @@ pub struct Taken {
     pub access: Access,
     /// Whether it holds them or waits as well.
     pub granted: bool,
+}
+
+fn doing(granted: bool, access: Access) -> &'static str {
+    match (granted, access) {
+        (true, Access::Read) => "reads",
+        (true, Access::Write) => "writes",
+        (false, Access::Read) => "asked earlier to read",
+        (false, Access::Write) => "asked earlier to write",
+    }
 }
 
 impl RangeLock {
@@ -154,6 +164,7 @@ mod tests {
         let taken = ranges.lock(99, 1, Access::Write, NOW).unwrap_err();
         assert_eq!((taken.range, taken.access, taken.granted), ((0, 100), Access::Read, true));
         assert_eq!(taken.thread, this_thread());
+        assert_eq!(taken.to_string(), format!("thread {} reads bytes 0..100", this_thread()));
         drop(first);
         assert!(ranges.lock(99, 1, Access::Write, NOW).is_err());
         drop(second);
@@ -176,6 +187,7 @@ mod tests {
             }
             let taken = ranges.lock(9, 1, Access::Read, NOW).unwrap_err();
             assert!(!taken.granted, "the writer asked first: {taken:?}");
+            assert!(taken.to_string().ends_with(" asked earlier to write bytes 5..15"), "{taken}");
             drop(ranges.lock(0, 5, Access::Read, NOW).unwrap());
             drop(reader);
             drop(writer.join().unwrap().unwrap());

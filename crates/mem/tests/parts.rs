@@ -91,7 +91,8 @@ fn a_part_is_opened_into_what_was_mapped_with_it_and_never_into_what_was_cut_off
     assert!(region.extend(9000));
     assert_eq!((byte(&mut reader, &region, 8999), region.len()), (Ok(4), 9000));
     // A cut that fails leaves room, one that happens does not.
-    assert!(region.cut(6000, LONG, || Err::<(), _>(Error::Empty)).is_err());
+    let given_up = || Err::<(), _>(Error::GivenUp { start: 6000, end: 9000, why: "a test" });
+    assert!(region.cut(6000, LONG, given_up).is_err());
     assert!(region.extend(9001));
     region.cut(6000, LONG, || Ok(())).unwrap();
     assert_eq!(region.reserved(), 6000);

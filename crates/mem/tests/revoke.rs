@@ -107,8 +107,8 @@ fn a_cut_happens_whole_or_changes_nothing() {
     assert_eq!(region.len(), 16 * FRAME_SIZE);
     region.cut(9 * FRAME_SIZE, LONG, || Ok(())).unwrap();
     drop(pinned);
-    let failing = || Err::<(), _>(Error::Empty);
-    assert!(matches!(region.cut(0, LONG, failing), Err(Error::Empty)));
+    let failing = || Err::<(), _>(Error::GivenUp { start: 0, end: region.len(), why: "a test" });
+    assert!(matches!(region.cut(0, LONG, failing), Err(Error::GivenUp { .. })));
     let mut byte = [0];
     for range in [low, high] {
         reader.online().kmap(range, Access::Read).unwrap().reader().read(&mut byte).unwrap();

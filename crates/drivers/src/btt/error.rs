@@ -45,6 +45,9 @@ pub enum BttError {
         namespace: Uuid,
     },
     /// As many queues as can be.
-    #[error("a BTT has no room for more queues")]
-    NoQueues,
+    #[error("all {most} queues that a BTT has room for are open")]
+    NoQueues {
+        /// How many there can be.
+        most: usize,
+    },
 }

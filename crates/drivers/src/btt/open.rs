@@ -150,7 +150,7 @@ impl Noted {
     fn troubles(&self) -> Result<Vec<Trouble>, BttError> {
         let trouble = |finding: &Finding| match finding.problem {
             Problem::ArenaLost(..) | Problem::Name(_) | Problem::Unreached => Err(BttError::Damaged(*finding)),
-            Problem::ErrorFlag | Problem::FlagsDiffer | Problem::CopiesDiffer => Ok(Trouble::Froze(*finding)),
+            Problem::ErrorFlag | Problem::FlagsDiffer | Problem::CopiesDiffer { .. } => Ok(Trouble::Froze(*finding)),
             _ => Ok(Trouble::Noticed(*finding)),
         };
         self.0.iter().map(trouble).collect()

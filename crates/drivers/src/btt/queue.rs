@@ -15,6 +15,7 @@ use super::device::Shared;
 use super::io::Io;
 use super::lanes::LaneSet;
 use super::open::Order;
+use super::places::PLACES;
 use super::read::Reads;
 use super::read_table::Place;
 use super::write::Writes;
@@ -71,7 +72,7 @@ impl Job {
 
 impl BttQueue {
     pub(super) fn new(shared: Arc<Shared>) -> Result<BttQueue, BttError> {
-        let place = shared.reads.enter().ok_or(BttError::NoQueues)?;
+        let place = shared.reads.enter().ok_or(BttError::NoQueues { most: PLACES })?;
         Ok(BttQueue {
             pending: Vec::new(),
             jobs: Vec::new(),

@@ -3,7 +3,6 @@
 
 use super::segment::{Deadline, Segment, Segments, Span};
 use super::{DaxError, DaxFile, Shared, State};
-use pageless_block::Status;
 use pageless_mem::{Access, Busy, Error, Holder, RangeGuard, Taken};
 use pageless_sys::cpu;
 use pageless_sys::file::{FallocMode, File};
@@ -148,19 +147,19 @@ impl DaxFile {
         if shared.state().file.is_none() {
             return Ok(());
         }
-        let mut flushed = Status::Ok;
+        let mut unflushed = None;
         let cut = shared.cut(0, deadline, |state| {
             let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-            flushed = shared.flush(state, &mut seen);
-            if !flushed.is_ok() {
-                return Err(Error::Empty); // stands for what `flushed` says
+            if let Err(error) = shared.flush(state, &mut seen) {
+                unflushed = Some(shared.unflushed(error, state.len));
+                return Err(Error::GivenUp { start: 0, end: state.len, why: "they could not be flushed" });
             }
             state.file = None;
             state.len = 0;
             Ok(state.bury())
         });
-        if !flushed.is_ok() {
-            return Err(DaxError::Flush { path: shared.path.clone(), status: flushed });
+        if let Some(error) = unflushed {
+            return Err(error);
         }
         for segment in cut.map_err(|error| shared.refused("close", error))? {
             let released = segment.region().released().wait(deadline.left());
@@ -180,11 +179,11 @@ impl Shared {
     fn begin(&self, what: &'static str, start: u64, end: u64, patience: Duration) -> Result<Change, DaxError> {
         let deadline = Deadline::after(patience);
         if self.read_only {
-            return Err(DaxError::ReadOnly { path: self.path.clone(), what });
+            return Err(self.only_read(what, start));
         }
         let guard = self.lock(start, end.saturating_sub(start), Access::Write, deadline.left())?;
         if self.state().file.is_none() {
-            return Err(self.closed());
+            return Err(self.closed(what, start));
         }
         Ok(Change { deadline, _guard: guard })
     }
@@ -283,7 +282,7 @@ impl Shared {
 impl State {
     /// The file, which is there: who is about to change it has looked, and keeps others from closing it.
     fn file(&self) -> Result<&File, Error> {
-        self.file.as_ref().ok_or(Error::Empty)
+        self.file.as_ref().ok_or(Error::GivenUp { start: 0, end: self.len, why: "the file was closed" })
     }
 
     /// Takes out the parts of which nothing is left.

@@ -120,14 +120,17 @@ impl DirectFile {
         if self.read_only {
             return Ok(());
         }
-        let failed = |status| DaxError::Flush { path: self.path.clone(), status };
+        let failed = |status, source| DaxError::Flush { path: self.path.clone(), status, len: self.size, source };
         // Both, since the kernel tells each open file of the writes that it lost.
         let blocks =
             self.blocks.as_mut().map_or(Ok(Status::Ok), |blocks| blocks.run(Bio::flush(0)).map(|done| done.status));
-        let edges = self.file.sync_data().map_err(|error| failed(status::of(error.errno(), Op::Flush)));
+        let edges = self.file.sync_data().map_err(|error| {
+            let status = status::of(error.errno(), Op::Flush);
+            failed(status, Some(Box::new(error.into())))
+        });
         match blocks {
             Ok(Status::Ok) => edges,
-            Ok(status) | Err(Stop::Status(status)) => Err(failed(status)),
+            Ok(status) | Err(Stop::Status(status)) => Err(failed(status, None)),
             Err(Stop::Queue(error)) => Err(error.into()),
         }
     }

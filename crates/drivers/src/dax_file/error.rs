@@ -43,26 +43,39 @@ pub enum DaxError {
         len: u64,
     },
     /// It was opened for reading.
-    #[error("{}: {what}: it was opened read-only", path.display())]
+    #[error("{}: {what} at byte {offset} of {len}: it was opened read-only", path.display())]
     ReadOnly {
         /// The file.
         path: PathBuf,
         /// What was to be done.
         what: &'static str,
+        /// The first byte it was about.
+        offset: u64,
+        /// Where the file ends.
+        len: u64,
     },
     /// It was closed.
-    #[error("{}: closed", path.display())]
+    #[error("{}: {what} at byte {offset}: it was closed", path.display())]
     Closed {
         /// The file.
         path: PathBuf,
+        /// What was to be done.
+        what: &'static str,
+        /// The first byte it was about.
+        offset: u64,
     },
     /// What was stored could not be made durable.
-    #[error("{}: flush: {status}", path.display())]
+    #[error("{}: flush of {len} bytes: {status}{}", path.display(), cause(source.as_deref()))]
     Flush {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// What users of the medium are told.
         status: Status,
+        /// Where the file ends.
+        len: u64,
+        /// Call and errno, or how short the file is; none where a queue failed, or somebody else met it and this user hears of
+        /// it.
+        source: Option<Box<pageless_mem::Error>>,
     },
     /// The file on the other side of a transfer could not be opened.
     #[error(transparent)]
@@ -100,9 +113,14 @@ impl DaxError {
             DaxError::Busy(_) => Some(Errno::EBUSY),
             DaxError::Refused { source, .. } => Some(source.errno()),
             DaxError::Memory(error) => error.errno(),
+            DaxError::Flush { source, .. } => source.as_ref().and_then(|error| error.errno()),
             _ => None,
         }
     }
+}
+
+fn cause(source: Option<&pageless_mem::Error>) -> String {
+    source.map(|error| format!("; {error}")).unwrap_or_default()
 }
 
 /// What helps where the errno alone does not say it.

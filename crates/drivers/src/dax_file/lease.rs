@@ -88,10 +88,8 @@ impl Lease {
     /// What the medium says; `Gone` once the file is closed.
     pub fn flush(&mut self) -> Result<(), Status> {
         let shared = self.file.upgrade().ok_or(Status::Gone)?;
-        match shared.flush(&shared.state(), &mut self.seen) {
-            Status::Ok => Ok(()),
-            status => Err(status),
-        }
+        let flushed = shared.flush(&shared.state(), &mut self.seen);
+        flushed.map_err(|unflushed| unflushed.status)
     }
 
     /// How often somebody took frames away, or tried to.

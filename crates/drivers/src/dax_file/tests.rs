@@ -21,6 +21,31 @@ fn syncs(file: &DaxFile, flush: impl FnOnce() -> bool) -> bool {
 }
 
 #[test]
+fn a_flush_that_failed_tells_who_met_it_why() {
+    let memory = Memory::new().unwrap();
+    let path = TempPath::within(std::env::current_exe().unwrap().parent().unwrap());
+    std::fs::write(path.path(), [1; 20_000]).unwrap();
+    let mut file = DaxFile::open(&memory, path.path(), DaxOptions::default()).unwrap();
+    Arc::get_mut(&mut file.shared).unwrap().durability = Durability::Msync;
+    let mut lease = file.lease(0, 1).unwrap();
+    // By somebody who ignores our lock.
+    let cut = |len| File::open(path.path(), OpenOptions::default()).unwrap().truncate(len).unwrap();
+    cut(100);
+    let error = file.close(LONG).unwrap_err();
+    let told = format!(
+        "{0}: flush of 20000 bytes: {1}; {0} holds 100 bytes, 20000 were asked for",
+        path.path().display(),
+        Status::Media
+    );
+    assert_eq!(error.to_string(), told);
+    cut(20_000);
+    assert_eq!(lease.flush(), Err(Status::Media));
+    file.close(LONG).unwrap();
+    let error = file.lease(7, 1).unwrap_err();
+    assert_eq!(error.to_string(), format!("{}: lease at byte 7: it was closed", path.path().display()));
+}
+
+#[test]
 fn a_flush_makes_size_and_blocks_durable_where_stores_need_no_kernel() {
     let memory = Memory::new().unwrap();
     let folder = std::env::current_exe().unwrap().parent().unwrap().to_owned();

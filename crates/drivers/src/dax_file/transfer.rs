@@ -31,7 +31,7 @@ impl DaxFile {
         len: u64,
     ) -> Result<Moved, DaxError> {
         if self.shared.read_only {
-            return Err(DaxError::ReadOnly { path: self.shared.path.clone(), what: "read into" });
+            return Err(self.shared.only_read("read into", offset));
         }
         inside(source, "read", source_offset, len)?;
         let mut progress = Progress::new();

@@ -94,9 +94,12 @@ impl Session<'_> {
     fn differing(&mut self, arena: &mut FoundArena, first: &InfoBlock, second: &InfoBlock) {
         let (number, start) = (arena.number, arena.start);
         let failed = first.clone().with_state(ArenaState::Error);
-        if failed != second.clone().with_state(ArenaState::Error) {
+        let other = second.clone().with_state(ArenaState::Error);
+        let differs = failed.as_bytes().iter().zip(other.as_bytes()).position(|(one, two)| one != two);
+        if let Some(at) = differs.and_then(|at| u32::try_from(at).ok()) {
             arena.trusted = false;
-            self.tell(number, start, Problem::CopiesDiffer);
+            let second = start + arena.info.geometry.info2off();
+            self.tell(number, start, Problem::CopiesDiffer { second, at });
             return;
         }
         // Nobody clears the flag, so it was about to be set: by the kernel in the second block first, by PMDK in the first.

@@ -80,7 +80,12 @@ pub enum Problem {
     /// Neither is: what lies behind is lost too.
     ArenaLost(InfoError, InfoError),
     /// Both are good, and say different things.
-    CopiesDiffer,
+    CopiesDiffer {
+        /// Where the second one is, on the medium.
+        second: u64,
+        /// The first of their bytes that differs, the error flag aside.
+        at: u32,
+    },
     /// They differ in the error flag alone: setting it was cut off.
     FlagsDiffer,
     /// The error flag is set: an earlier user made the arena read-only.
@@ -206,7 +211,7 @@ impl Problem {
             Problem::Info(CopyOf::First, _) => "info",
             Problem::Info(CopyOf::Second, _) => "info2",
             Problem::ArenaLost(..) => "arena-lost",
-            Problem::CopiesDiffer => "info-copies-differ",
+            Problem::CopiesDiffer { .. } => "info-copies-differ",
             Problem::FlagsDiffer => "info-flags-differ",
             Problem::ErrorFlag => "error-flag",
             Problem::Name(Name::Uuid(..)) => "uuid",
@@ -241,7 +246,12 @@ impl fmt::Display for Problem {
             Problem::ArenaLost(first, second) => {
                 write!(f, "neither info block is good ({first}; {second}): this arena and those behind it are lost")
             }
-            Problem::CopiesDiffer => f.write_str("both info blocks are good and say different things"),
+            Problem::CopiesDiffer { second, at } => {
+                write!(
+                    f,
+                    "both info blocks are good and differ from their byte {at} on; the second one is at byte {second}"
+                )
+            }
             Problem::FlagsDiffer => {
                 f.write_str("only one of the info blocks has the error flag: setting it was cut off")
             }

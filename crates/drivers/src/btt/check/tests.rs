@@ -98,6 +98,9 @@ fn btt_info_copies_that_differ_are_nobodys_guess() {
     let (report, heard) = image.check();
     let names: Vec<_> = heard.findings.iter().map(|finding| finding.problem.name()).collect();
     assert_eq!(names, ["info-copies-differ", "unfinished-write-unclear"]);
+    let second = image.info_offset(CopyOf::Second);
+    let told = format!("differ from their byte 16 on; the second one is at byte {second}");
+    assert!(heard.findings[0].to_string().ends_with(&told), "{}", heard.findings[0]);
     assert!(report.changes.is_empty());
 }
 

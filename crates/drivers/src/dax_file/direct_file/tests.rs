@@ -25,6 +25,9 @@ fn a_flush_reaches_what_went_through_the_queue_and_what_did_not() {
         let real = std::mem::replace(&mut file.file, null);
         let failed = file.flush().unwrap_err();
         assert!(matches!(failed, DaxError::Flush { .. }), "{failed}");
+        let told = format!(": flush of {len} bytes: {}; fdatasync: EINVAL", Status::IoErr);
+        assert!(failed.to_string().contains(&told), "{failed}");
+        assert_eq!(failed.errno(), Some(pageless_sys::Errno::EINVAL));
         file.file = real;
         file.flush().unwrap();
     }
