@@ -142,7 +142,8 @@ themselves, set-user-ID programs, fio's userspace_reap, POSIX aio, stdio. Needs 
 
 libaio requests are noted when they are submitted, as the kernel copies them. An event keeps its EFAULT where it does not
 say which request it was (two under way with one iocb and one `data`), for more than 56 iovecs, and when the file was
-closed meanwhile; --stats counts it as kept. A program that submits an iocb it has unmapped may crash, and gets no EFAULT.
+closed meanwhile; --stats counts it as kept. A program that submits an iocb it has unmapped, or unmaps it while io_submit
+runs, may crash, and gets no EFAULT.
 With --stats a signal sent to the whole process group by others than the program and its children reaches the program twice.
 
 Ends as the program ends: its exit code, or its signal. 127: no such program, 126: it cannot be executed.

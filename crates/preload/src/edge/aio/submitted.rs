@@ -11,6 +11,12 @@
 //! descriptor is another file by now, or when the program entered the kernel without us. Events that passed us by leave
 //! a note behind, which can only make later ones doubtful.
 //!
+//! # When there is a signal
+//! Iocbs and iovecs are noted before the kernel has them, since their events may be fetched while `io_submit` runs: there is
+//! no `EFAULT` to wait for first. They are read by our own loads, from pages that the kernel could read when each was first
+//! seen. So where a program has unmapped such a page since, or another thread unmaps it during the call, `SIGSEGV` takes the
+//! place of `EFAULT`. `process_vm_readv` would tell, for two system calls or more in each `io_submit` of every program.
+//!
 //! # Lock-free
 //! An entry belongs to whoever put [`BUSY`] into its state. A forked child has none of its parent's contexts, and finds
 //! zeroes here: nothing noted.
@@ -208,7 +214,7 @@ static PAGES: [AtomicUsize; 64] = [const { AtomicUsize::new(0) }; 64];
 
 /// Words of the program's memory that the kernel is about to read. Of a page not seen before it is asked whether it is
 /// there, so that the answer to a wrong pointer is the kernel's, and not a signal of ours. It is not asked each time, for
-/// that would be felt: a program that submits an iocb it has unmapped since gets `SIGSEGV` here.
+/// that would be felt: see "When there is a signal" above.
 fn words_at<const N: usize>(addr: usize) -> Option<[u64; N]> {
     for end in [addr, addr.checked_add(8 * N - 1)?] {
         let page = end / PAGE;
