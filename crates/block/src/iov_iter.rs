@@ -193,7 +193,8 @@ impl<'a> IovIter<'a> {
     }
 
     /// Refuses bytes that are named twice, as the destination of a read must not: two writers would race for them. A source
-    /// may name them as often as it likes.
+    /// may name them as often as it likes. Nothing else looks: see the overlap contract of [`extract`](IovIter::extract). It
+    /// compares addresses, or frames: one memory that is mapped twice has two of each.
     ///
     /// # Errors
     /// [`IovError::Overlapping`], with two of the iovecs that do.

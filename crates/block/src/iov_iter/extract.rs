@@ -14,8 +14,15 @@ impl IovIter<'_> {
     /// whole blocks; where nothing is left, the list is empty. `access` is what will be done to the memory: a read from a
     /// device is [`Access::Write`].
     ///
+    /// # Overlap contract
+    /// Bytes that are named twice are extracted twice, whatever the access: `extract` does not look for them. Only
+    /// [`check_disjoint`](IovIter::check_disjoint) refuses them, for a caller who asks before the first extraction. Where
+    /// nobody does, a source is read as often as it is named. Each byte of a destination is one of those that were to go
+    /// there, in no order that can be relied on, and the completion is `Ok` all the same: as with the kernel's `readv`, wrong
+    /// bytes in memory that the caller gave, and nothing worse.
+    ///
     /// # Errors
-    /// [`IovError`]; the iterator has not moved.
+    /// [`IovError`]; the iterator has not moved. Never [`IovError::Overlapping`].
     pub fn extract(&mut self, online: &Online<'_>, limits: &Limits, access: Access) -> Result<Extracted, IovError> {
         let (mut list, mut walked) = self.list(online, limits, access)?;
         if let Some(cut) = self.whole_blocks(walked.bytes, limits)? {

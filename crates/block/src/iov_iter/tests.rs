@@ -41,8 +41,11 @@ fn overlapping_iovecs_are_a_source_but_no_destination() {
     for (places, overlap) in cases {
         let iovecs = places.map(|(at, len)| arena.iovec(at, len));
         let iter = IovIter::user(&iovecs).unwrap();
-        let extracted = iter.clone().extract(&reader.online(), &limits, Access::Read).unwrap();
-        assert_eq!(extracted.list().len_bytes(), 1536);
+        // Of a destination too: who wants it refused asks.
+        for access in [Access::Read, Access::Write] {
+            let extracted = iter.clone().extract(&reader.online(), &limits, access).unwrap();
+            assert_eq!(extracted.list().len_bytes(), 1536);
+        }
         let base = arena.mapping.addr() as u64;
         let expected = overlap.map_or(Ok(()), |(first, second, at, len)| {
             Err(IovError::Overlapping { first, second, at: base + at, len })
