@@ -215,6 +215,33 @@ random_file() { # path MiB
     dd if=/dev/urandom of="$1" bs=1M count="$2" 2>/dev/null
 }
 
+# ---- pageless as a copier
+
+# Begins a copy into a file and stops its process in the middle, $frozen, so that something can happen to it there.
+freeze_copy() { # source file size
+    local state=
+    rm -f "$2"
+    truncate -s "$3" "$2" # one that the copy makes goes with it when it fails
+    pageless copy "$1" "file:$2" --block 4K --depth 1 >/tmp/frozen 2>&1 &
+    frozen=$!
+    # At least a mebibyte is there; `await` would sleep too long.
+    until [ "$(stat -c %b "$2" 2>/dev/null || echo 0)" -ge 2048 ] || [ "$state" = Z ]; do
+        state=$(cut -d ' ' -f 3 "/proc/$frozen/stat")
+    done
+    kill -STOP "$frozen"
+    await grep -q '^State:.[TtZ]' "/proc/$frozen/status"
+    check_equal "a copy of $1 is stopped in the middle: its state" T "$(cut -d ' ' -f 3 "/proc/$frozen/stat")"
+}
+
+# Lets it go on to its end, and says in one line what that was.
+thaw_copy() {
+    local status=0
+    kill -CONT "$frozen"
+    wait "$frozen" || status=$?
+    echo "exit $status: $(tr '\n' ' ' </tmp/frozen)"
+    return $status
+}
+
 # ---- pageless as a server
 
 # Serves a device over NBD at $uri until `stop_serving`.
