@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-#: about    VFIO takes the mapping of a BAR away while it is served: SIGBUS, contained, and it comes back
+#: about    VFIO takes the mapping of a BAR away while it is copied and served: SIGBUS, contained, and it comes back
 #: devices  intel-iommu ivshmem
 #: built    vfio-command
 #: programs qemu-io strace
@@ -7,7 +7,23 @@
 #: seconds  300
 
 bar=$(ivshmem_bar)
+random_file data 16
 bind_vfio "$(pci_function 0x1af4 0x1110)"
+check "copy a file into the BAR" pageless copy file:data "$bar"
+
+# A copy by the CPU: the SIGBUS is one inside its loads.
+freeze_copy "$bar" begun 16M
+strace -f -qq -e trace=none -e signal=SIGBUS -o copy-signals -p $frozen &
+tracer=$!
+check "and watched" await grep -q '^TracerPid:.[1-9]' "/proc/$frozen/status"
+check "the function stops decoding memory" vfio-command "$frozen" 0
+expect_fail "the copy ends where it was, with an error" '^exit 1: .*cannot [a-z]* at byte [1-9][0-9]*: media error' thaw_copy
+note "$(cat /tmp/said)"
+moved=$(sed -n 's/.* at byte \([0-9]*\): .*/\1/p' /tmp/said)
+check "and what it had moved until there is good" cmp -n "${moved:-0}" data begun
+wait $tracer
+check_says "it was a SIGBUS" "SIGBUS.*BUS_ADRERR" cat copy-signals
+
 strace -f -qq -e trace=none -e signal=SIGBUS -o signals pageless serve "$bar" --nbd unix:/tmp/nbd.sock >/tmp/serve.log 2>&1 &
 tracer=$!
 uri='nbd+unix:///?socket=/tmp/nbd.sock'
