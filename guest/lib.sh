@@ -2,7 +2,6 @@
 # What a test of guest/tests/ is written with. It runs inside the guest, in busybox's shell, as root, in a folder on an
 # ext4 disk that takes O_DIRECT. Everything said here goes to the host as TAP.
 
-kernel=$(uname -r | cut -d. -f1,2)
 checks=0
 failures=0
 complete=
@@ -67,15 +66,6 @@ expect_fail() { # name pattern command...
 # Passes when two words are the same.
 check_equal() { # name wanted found
     if [ "$2" = "$3" ]; then ok "$1"; else not_ok "$1" "wanted '$2', found '$3'"; fi
-}
-
-# What this kernel's column of a table says: `by_kernel 6.12=ENOTTY 7.3=ok`. A kernel without a column fails the test.
-by_kernel() { # version=value...
-    local column
-    for column; do
-        case $column in "$kernel="*) echo "${column#*=}"; return ;; esac
-    done
-    echo "no-verdict-for-$kernel"
 }
 
 # Passes when `pageless region probe` finds what is claimed: `probe bar:… is=page-less short_pin=EFAULT send=ok`.
