@@ -9,9 +9,9 @@ export PAGELESS_DAX_DIR=/mnt/dax PAGELESS_DISK_DIR=/disk PAGELESS_ROUNDS=$(count
 
 for filesystem in ext4 xfs; do
     fsdax $filesystem || continue
-    for binary in dax_file dax_file_transfer dax_file_load; do
+    for binary in dax_file dax_file_changes dax_file_transfer dax_file_load; do
         check_says "$filesystem: $binary" "test result: ok. [1-9]" /guest/tests/$binary --test-threads=1 --show-output
-        grep -E 'MAP_SYNC|rounds|page cache' /tmp/said | sort -u | head -n 8 | sed 's/^/# /'
+        grep -E 'MAP_SYNC|rounds|page cache|skipped:' /tmp/said | sort -u | head -n 8 | sed 's/^/# /'
     done
     umount /mnt/dax
     ndctl destroy-namespace -f all >/dev/null 2>&1
