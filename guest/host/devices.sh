@@ -34,7 +34,7 @@ add_device() { # name[=size] folder
             qemu_args+=(-object "memory-backend-file,id=virtio-pmem-memory,share=on,mem-path=$image,size=${size:-128M}"
                 -device virtio-pmem-pci,memdev=virtio-pmem-memory,id=virtio-pmem) ;;
         nvme)
-            truncate -s 64M "$image"
+            truncate -s "${size:-64M}" "$image"
             qemu_args+=(-drive "if=none,id=nvme-drive,file=$image,format=raw"
                 -device pcie-root-port,id=port-nvme,chassis=2,slot=2
                 -device nvme,drive=nvme-drive,serial=guest,id=nvme,bus=port-nvme) ;;
