@@ -72,9 +72,9 @@ impl CopyError {
             CopyError::Failed { status: Status::NoSpace, .. } => {
                 Some("make room on the file system of the destination (`df` shows what is left)")
             }
-            CopyError::Failed { status: Status::Media, .. } => {
-                Some("the medium is bad there, or the file was cut short meanwhile: `dmesg` may say more")
-            }
+            CopyError::Failed { status: Status::Media, .. } => Some(
+                "the medium, or the memory of either side, is bad there, or the file was cut short meanwhile: `dmesg` may say more",
+            ),
             CopyError::Differs { .. } => {
                 Some("was one of them written meanwhile? if not, the medium is bad: copy again, to another place")
             }
