@@ -202,7 +202,9 @@ fn btt_image_of_somebody_else_is_refused_and_two_names_are_no_guess() {
         let mut differing = image.clone();
         set(&mut differing, COPY, field, &[0xab; 16]);
         let path = scratch.file("differing", &differing);
-        let says = "byte 4096: both info blocks are good and say different things";
+        let says = &format!(
+            "byte 4096: both info blocks are good and differ from their byte {field} on; the second one is at byte {COPY}"
+        );
         for (code, text) in examined(&path, &[]) {
             assert_eq!(code, 1, "{text}");
             assert!(text.contains(&path) && text.contains(says) && !text.contains("info block from"), "{text}");

@@ -7,6 +7,7 @@ use pageless_block::{Bio, BlockDevice, Completion, Flags, Queue, Sector, Status,
 use pageless_drivers::btt::info::Uuid;
 use pageless_drivers::btt::layout::{LbaSize, Placement};
 use pageless_drivers::btt::{AccessMode, BttDisk, CreateOptions, OpenOptions, Order, Promise};
+use pageless_mem::testing::record::{What, record};
 use pageless_mem::{Access, Backing, Durability, Memory, PhysRange, Region};
 use pageless_testkit::conformance::{Config, conformance};
 use pageless_testkit::regions::Kind;
@@ -332,4 +333,24 @@ fn a_strict_order_buys_the_promise_back() {
     let disk = BttDisk::open(&memory, region, "btt", &options).unwrap();
     assert_eq!((disk.promise(), disk.limits().atomic_write_unit), (Promise::PowerCut, 4096));
     conformance(&disk, &memory, &Config { rounds: 1, steps: 10, ..Config::default() });
+}
+
+#[test]
+fn btt_writes_of_one_batch_share_their_fences() {
+    let memory = Memory::new().unwrap();
+    let region = memory.register(Backing::anon(LEN).unwrap().assuming(Durability::Clwb)).unwrap();
+    let (disk, frames) = (made(&memory, &region, &create_options(4096, Placement::V1_1)), ram(&memory, 1 << 20));
+    let mut queue = disk.open_queue().unwrap();
+    let mut write = |count: u64| {
+        let bios = (0..count).map(|n| Bio::write(Sector(n * 8), frames.range(n * 4096, 4096).unwrap(), 0));
+        assert!(run(&mut *queue, bios).iter().all(|(status, _)| *status == Status::Ok));
+    };
+    write(1);
+    let recording = record(&region);
+    let mut fences = |count| {
+        write(count);
+        recording.take().iter().filter(|event| event.what == What::Fence).count()
+    };
+    // After the data and half of the flog's entry, after its other half, after the map: of as many as a group has lanes.
+    assert_eq!([1, 2, 16, 32].map(&mut fences), [3, 3, 3, 6]);
 }
