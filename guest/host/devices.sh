@@ -28,6 +28,8 @@ add_device() { # name[=size] folder
                 -device nvdimm,id=plain,memdev=plain-memory) ;;
         # What the platform promises of the caches of all of them, when the power goes: eADR.
         eadr) qemu_args+=(-machine nvdimm-persistence=cpu) ;;
+        # A processor that tells of memory errors as Intel's do: the kernel takes an AMD one's for the end.
+        intel-cpu) qemu_args+=(-cpu max,vendor=GenuineIntel,family=6,model=85) ;;
         # Memory of the host that only the host can make durable, when the guest asks for it.
         virtio-pmem)
             truncate -s "${size:-128M}" "$image"
