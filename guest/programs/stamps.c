@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
-/* stamps write DISK BLOCK BLOCKS WRITERS FIRST [COUNT]    writes, for ever unless told, and prints `@acked WRITER NUMBER` now and then
+/* stamps write DISK BLOCK BLOCKS WRITERS FIRST [COUNT]    writes, for ever unless told, and prints `@acked WRITER NUMBER` now and then;
+ *                                                         $ACKED is made once that is so
  * stamps check IMAGE BLOCK BLOCKS WRITERS < LOG    LOG: a line `WRITER FIRST ACKED` for each writer of each run before; none is a failure
  * stamps order IMAGE BLOCK BLOCKS WRITERS FIRST    the same, where a write that is there says that those before it were acknowledged
  *
@@ -56,6 +57,9 @@ static void *writer(void *argument)
             int len = snprintf(line, sizeof(line), "@acked %llu %llu\n", (unsigned long long)me, (unsigned long long)number);
             if (write(1, line, len) != len)
                 exit(1);
+            const char *acked = getenv("ACKED");
+            if (number == first && acked != NULL)
+                close(open(acked, O_WRONLY | O_CREAT, 0600));
         }
     }
     return NULL;

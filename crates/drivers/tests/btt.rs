@@ -4,9 +4,11 @@
 #![allow(clippy::cast_possible_truncation, reason = "sizes in these tests are small")]
 
 use pageless_block::{Bio, BlockDevice, Completion, Flags, Queue, Sector, Status, open_checked};
+use pageless_drivers::btt::check::medium::Medium;
 use pageless_drivers::btt::info::Uuid;
 use pageless_drivers::btt::layout::{LbaSize, Placement};
-use pageless_drivers::btt::{AccessMode, BttDisk, CreateOptions, OpenOptions, Order, Promise};
+use pageless_drivers::btt::map::MapEntry;
+use pageless_drivers::btt::{AccessMode, BttDisk, CreateOptions, OpenOptions, Order, Promise, Trouble};
 use pageless_mem::testing::record::{What, record};
 use pageless_mem::{Access, Backing, Durability, Memory, PhysRange, Region};
 use pageless_testkit::conformance::{Config, conformance};
@@ -353,4 +355,23 @@ fn btt_writes_of_one_batch_share_their_fences() {
     };
     // After the data and half of the flog's entry, after its other half, after the map: of as many as a group has lanes.
     assert_eq!([1, 2, 16, 32].map(&mut fences), [3, 3, 3, 6]);
+}
+
+#[test]
+fn btt_large_map_is_sound_by_its_fingerprint_and_frozen_where_a_block_has_two_owners() {
+    // The map of as many blocks has 35 MiB, all of them a hole.
+    let (memory, len) = (Memory::new().unwrap(), 4500 << 20);
+    let region = memory.register(Backing::memfd(len).unwrap()).unwrap();
+    let arena = BttDisk::create(&memory, &region, &create_options(512, Placement::V1_1)).unwrap()[0];
+    assert!(arena.geometry.map_len() > 32 << 20);
+    let frames = ram(&memory, 4096);
+    let write = |disk: &BttDisk| {
+        run(&mut *disk.open_queue().unwrap(), [Bio::write(Sector(7), frames.range(0, 512).unwrap(), 0)])[0].0
+    };
+    assert_eq!(write(&open(&memory, &region)), Status::Ok);
+    let map = arena.start + arena.geometry.map_offset(5_000_000);
+    Medium::new(&memory, region.clone()).put(map, &MapEntry::normal(5_000_001).raw().to_le_bytes()).unwrap();
+    let disk = open(&memory, &region);
+    assert_eq!(write(&disk), Status::ReadOnly);
+    assert!(disk.troubles().iter().any(Trouble::freezes));
 }

@@ -7,7 +7,7 @@
 use btt_rig::{LANES, LEN, Rig, run};
 use pageless_block::{Bio, BlockDevice, Flags, Sector, Status, open_checked};
 use pageless_drivers::btt::check::medium::Medium;
-use pageless_drivers::btt::check::{CheckOptions, Finding, Part, Problem, Watch, check};
+use pageless_drivers::btt::check::{CheckOptions, Finding, FirstLook, Part, Problem, Watch, check};
 use pageless_drivers::btt::layout::PAGE;
 use pageless_drivers::btt::map::MapEntry;
 use pageless_drivers::btt::{BttDisk, OpenOptions, Order, Promise, Trouble};
@@ -174,9 +174,10 @@ fn btt_bad_page_of_the_map_is_told_alone_however_often_it_is_checked() {
     if pageless_testkit::require::kernel("UFFDIO_POISON", "guest/poison", poison(&rig.region, offset)).is_none() {
         return;
     }
-    for _ in 0..3 {
-        let mut heard = Heard::default();
-        check(&mut Medium::new(&rig.memory, rig.region.clone()), CheckOptions::default(), &mut heard).unwrap();
+    let fingerprint = |threads| FirstLook::Fingerprint { threads };
+    for first_look in [FirstLook::Entries, FirstLook::Entries, fingerprint(1), fingerprint(3)] {
+        let (mut heard, options) = (Heard::default(), CheckOptions { first_look, ..CheckOptions::default() });
+        check(&mut Medium::new(&rig.memory, rig.region.clone()), options, &mut heard).unwrap();
         let told = heard.0.iter().map(|finding| (finding.offset, finding.problem));
         assert_eq!(told.collect::<Vec<_>>(), [(offset, Problem::Unreadable(Part::Map, Fault::Media))]);
     }

@@ -3,7 +3,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileTypeExt as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use pageless_drivers::file::FileError;
@@ -64,9 +64,10 @@ pub(super) fn prepare(path: &Path, asked: Option<u64>, options: Options, unit: u
     fits(path, there.len(), asked, unit).map(|()| None)
 }
 
-/// Whether a path is one of a device, there or not.
+/// Whether a path is one of a device, there or not: `/dev` has other file systems below it, such as `/dev/shm`.
 pub(super) fn among_devices(path: &Path) -> bool {
-    path.parent() == Some(Path::new("/dev"))
+    let device = |path: &Path| fs::metadata(path).ok().map(|there| there.dev());
+    path.starts_with("/dev") && path.parent().is_some_and(|folder| device(folder) == device(Path::new("/dev")))
 }
 
 /// Whether a file of `have` bytes is what was asked for.

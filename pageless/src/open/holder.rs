@@ -17,7 +17,10 @@ pub(super) fn of(device: &Path) -> Option<String> {
 /// The disk that the kernel's BTT driver makes of a namespace whose own block device is gone meanwhile.
 pub(super) fn btt_of(missing: &Path) -> Option<PathBuf> {
     let disk = PathBuf::from(format!("{}s", missing.display()));
-    fs::metadata(&disk).is_ok_and(|there| there.file_type().is_block_device()).then_some(disk)
+    let there = fs::metadata(&disk).ok().filter(|there| there.file_type().is_block_device())?;
+    let folder = fs::canonicalize(Path::new("/sys/dev/block").join(numbers(there.rdev()))).ok()?;
+    let is_btt = |part: &std::ffi::OsStr| part.to_str().is_some_and(|name| name.starts_with("btt"));
+    folder.iter().any(is_btt).then_some(disk)
 }
 
 /// Major and minor, as the kernel writes them in `/proc` and `/sys`.

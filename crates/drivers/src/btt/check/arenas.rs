@@ -57,6 +57,11 @@ impl Session<'_> {
         let judged = judge(first.as_ref(), expected);
         match judged {
             Ok(info) => self.with_copy(number, start, info, first, expected).map(Some),
+            // It is whole, and not ours: a copy that is may be of a BTT that was here before.
+            Err(error @ InfoError::Parent { .. }) => {
+                self.tell(number, start, Problem::ArenaLost(error, error));
+                Ok(None)
+            }
             Err(error) => self.by_copy(number, start, first, error, expected),
         }
     }
@@ -76,7 +81,8 @@ impl Session<'_> {
         let (Some(first), judged) = (first, judge(second.as_ref(), expected)) else { return Ok(arena) };
         match (judged, second) {
             (_, Some(second)) if second == first => {}
-            (Ok(_), Some(second)) => self.differing(&mut arena, &first, &second),
+            // One that names another parent is whole: somebody else's, or ours before somebody else's came.
+            (Ok(_) | Err(InfoError::Parent { .. }), Some(second)) => self.differing(&mut arena, &first, &second),
             (Err(error), Some(second)) => {
                 self.tell(number, offset, Problem::Info(CopyOf::Second, error));
                 self.restore(offset, &second, &first, "second info block from the first one");

@@ -77,7 +77,7 @@ pub enum Why {
 pub enum Problem {
     /// One of the info blocks is no good; the other is.
     Info(CopyOf, InfoError),
-    /// Neither is: what lies behind is lost too.
+    /// Neither is, or the first is whole and somebody else's: what lies behind is lost too.
     ArenaLost(InfoError, InfoError),
     /// Both are good, and say different things.
     CopiesDiffer {
@@ -242,6 +242,9 @@ impl fmt::Display for Problem {
             Problem::Info(CopyOf::First, error) => write!(f, "the info block is no good ({error}); its copy is"),
             Problem::Info(CopyOf::Second, error) => {
                 write!(f, "the second info block is no good ({error}); the first one is")
+            }
+            Problem::ArenaLost(first @ InfoError::Parent { .. }, _) => {
+                write!(f, "its info block is another's ({first}): this arena and those behind it are lost")
             }
             Problem::ArenaLost(first, second) => {
                 write!(f, "neither info block is good ({first}; {second}): this arena and those behind it are lost")

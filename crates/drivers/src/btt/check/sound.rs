@@ -16,7 +16,7 @@ const SMALL: u64 = 32 << 20;
 /// Threads, at most.
 const THREADS: usize = 8;
 /// External blocks that a thread takes at a time.
-const TURN: u32 = if cfg!(test) { 1 << 7 } else { 1 << 20 };
+const TURN: u32 = if cfg!(any(test, fuzzing)) { 1 << 5 } else { 1 << 20 };
 
 /// A look that several threads share.
 struct Look<'l> {

@@ -316,6 +316,21 @@ fn btt_parent_of_another_namespace_is_told() {
 }
 
 #[test]
+fn btt_one_block_of_another_parent_is_not_repaired_by_one_of_ours() {
+    // The first: another's BTT was put over ours, whose copy is still there. The second: nobody knows.
+    for (copy, name) in [(CopyOf::First, "arena-lost"), (CopyOf::Second, "info-copies-differ")] {
+        let mut image = Image::standard();
+        let ours = image.medium.get::<InfoBlock>(image.info_offset(CopyOf::First)).unwrap().parent_uuid;
+        image.patch_info(copy, |block| block.parent_uuid = Uuid([8; 16]), true);
+        let options = CheckOptions { parent_uuid: Some(ours), ..CheckOptions::default() };
+        let mut heard = Heard::default();
+        let report = check(&mut image.medium, options, &mut heard).unwrap();
+        assert_eq!(heard.findings.iter().map(|finding| finding.problem.name()).collect::<Vec<_>>(), [name]);
+        assert!(report.changes.is_empty() && report.counts.damage == 1, "{heard:?}");
+    }
+}
+
+#[test]
 fn btt_pool_without_a_btt_and_with_another_block_size() {
     let mut image = Image::new(Placement::Pmemblk, LbaSize::new(512).unwrap(), 256);
     image.medium.put(4096, &520_u32.to_le_bytes()).unwrap();
