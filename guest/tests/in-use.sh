@@ -67,7 +67,8 @@ for command in "btt check" "btt repair" "btt repair --apply"; do
 done
 expect_fail "serve: is not of this namespace" "parent_uuid $other: this is $uuid" pageless serve "btt:$disk" --nbd unix:/tmp/refused.sock
 check_equal "nor changed" "$before" "$(hash "$disk")"
-check_says "who says whose it is may look" "consistent" pageless btt check "$disk" --parent-uuid $other
+check "who says whose it is may read it out" pageless copy "btt:$disk,parent=$other" null:1G
+check_says "and look at it" "consistent" pageless btt check "$disk" --parent-uuid $other
 ndctl destroy-namespace -f all >/dev/null 2>&1
 
 # The kernel's own BTT: the namespace's block device is gone, and there is another.

@@ -195,6 +195,12 @@ fn btt_image_of_somebody_else_is_refused_and_two_names_are_no_guess() {
         assert!(text.contains(&path) && text.contains("byte 4096") && text.contains(&says), "{text}");
         assert!(!text.contains("info block from"), "no name is changed: {text}");
     }
+    // Nor is it a disk of that parent; it is one of its own.
+    for (parent, code) in [(wanted, 1), ("abababab-abab-abab-abab-abababababab", 0)] {
+        let out = run(PAGELESS, &["copy", &format!("btt:{path},parent={parent}"), "null:64M"]);
+        assert_eq!(out.status.code(), Some(code), "{}", said(&out));
+        assert_eq!(said(&out).contains(&format!("this is {wanted}")), code == 1, "{}", said(&out));
+    }
     unchanged(&path, &other);
 
     // The two copies have each its own name: which is right would be a guess. It can be read, and is not written.

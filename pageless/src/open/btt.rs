@@ -28,7 +28,7 @@ pub(super) fn open(memory: &Memory, spec: &BttSpec, options: Options, name: &str
         BttDisk::create(memory, &region, &wanted(spec)?).map_err(failed)?;
     }
     let access = if options.read_only { AccessMode::ReadOnly } else { AccessMode::ReadWrite };
-    let how = OpenOptions { placement: spec.layout, parent_uuid: None, access, order: spec.order };
+    let how = OpenOptions { placement: spec.layout, parent_uuid: spec.parent, access, order: spec.order };
     let disk = BttDisk::open(memory, &region, name, &how).map_err(failed)?;
     if let Some(asked) = spec.sector
         && asked != disk.lba_size()
@@ -82,7 +82,8 @@ fn wanted(spec: &BttSpec) -> Result<CreateOptions, Problem> {
     let uuid = text.trim().parse().map_err(|_| unknown(pageless_sys::Errno::EINVAL))?;
     let usual = LbaSize::new(SECTOR).unwrap_or(LbaSize::ALL[0]);
     let placement = spec.layout.unwrap_or(Placement::V1_1);
-    Ok(CreateOptions::new(spec.sector.unwrap_or(usual), placement, uuid))
+    let options = CreateOptions::new(spec.sector.unwrap_or(usual), placement, uuid);
+    Ok(CreateOptions { parent_uuid: spec.parent.unwrap_or(options.parent_uuid), ..options })
 }
 
 /// What its sectors are safe from, where that is less than power cuts, and what is wrong with it.

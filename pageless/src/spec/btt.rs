@@ -6,6 +6,7 @@
 use std::fmt;
 
 use pageless_drivers::btt::Order;
+use pageless_drivers::btt::info::Uuid;
 use pageless_drivers::btt::layout::{LbaSize, Placement};
 
 use super::{Kind, MemorySpec, Spec};
@@ -21,6 +22,8 @@ pub struct BttSpec {
     pub layout: Option<Placement>,
     /// The order of its writes.
     pub order: Order,
+    /// What is around it, which its info blocks must name; that of the namespace which the medium is unless said.
+    pub parent: Option<Uuid>,
 }
 
 /// The kind of memory that WHERE begins with, if with any; and where that memory's own WHERE begins.
@@ -63,9 +66,10 @@ impl fmt::Display for BttSpec {
             write!(f, ",layout={}", layout.version())?;
         }
         match self.order {
-            Order::Kernel => Ok(()),
-            Order::Strict => f.write_str(",order=strict"),
+            Order::Kernel => {}
+            Order::Strict => f.write_str(",order=strict")?,
         }
+        self.parent.map_or(Ok(()), |parent| write!(f, ",parent={parent}"))
     }
 }
 

@@ -44,6 +44,8 @@ pub(super) const SECTOR_KEY: &str = "sector";
 pub(super) const LAYOUT_KEY: &str = "layout";
 /// How the steps of a BTT's writes are ordered.
 pub(super) const ORDER_KEY: &str = "order";
+/// What a BTT names as its parent.
+pub(super) const PARENT_KEY: &str = "parent";
 
 /// One row of the table.
 #[derive(Debug)]
@@ -149,8 +151,8 @@ pub const KINDS: [About; 13] = [
         name: "btt",
         form: "btt:PATH|MEMORY[,KEYS]",
         example: "btt:/mnt/pm/disk.btt,size=8G,sector=4096",
-        what: "a BTT, made where new: atomic sectors; size=, sector=BYTES, layout=1.1|2.0, order=strict",
-        keys: &[SIZE_KEY, NAME_KEY, SECTOR_KEY, LAYOUT_KEY, ORDER_KEY],
+        what: "a BTT: atomic sectors; size= makes it; sector=, layout=1.1|2.0, order=strict, parent=UUID",
+        keys: &[SIZE_KEY, NAME_KEY, SECTOR_KEY, LAYOUT_KEY, ORDER_KEY, PARENT_KEY],
     },
     About {
         kind: Kind::File,

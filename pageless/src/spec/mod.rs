@@ -93,7 +93,7 @@ pub enum MemorySpec {
 /// A disk by name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum DeviceSpec {
-    /// `btt:WHERE[,sector=BYTES][,layout=1.1|2.0][,order=strict]`
+    /// `btt:WHERE[,sector=BYTES][,layout=1.1|2.0][,order=strict][,parent=UUID]`
     Btt(BttSpec),
     /// `file:PATH[,size=SIZE]`
     File {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use super::error::{Cause, SpecError};
-use super::kind::{KINDS, Kind, LAYOUT_KEY, NAME_KEY, ORDER_KEY, SECTOR_KEY, SIZE_KEY, nearest};
+use super::kind::{KINDS, Kind, LAYOUT_KEY, NAME_KEY, ORDER_KEY, PARENT_KEY, SECTOR_KEY, SIZE_KEY, nearest};
 use super::size::parse_size;
 use super::{BttSpec, DeviceSpec, MemorySpec, PciBar, Spec, btt};
 
@@ -56,6 +56,7 @@ struct Options {
     sector: Option<Range<usize>>,
     layout: Option<Range<usize>>,
     order: Option<Range<usize>>,
+    parent: Option<Range<usize>>,
 }
 
 /// The text being parsed.
@@ -104,6 +105,7 @@ impl Text<'_> {
                 SECTOR_KEY => &mut options.sector,
                 LAYOUT_KEY => &mut options.layout,
                 ORDER_KEY => &mut options.order,
+                PARENT_KEY => &mut options.parent,
                 named => {
                     debug_assert_eq!(named, SIZE_KEY);
                     &mut options.size
@@ -176,6 +178,7 @@ impl Text<'_> {
             sector: self.one_of(&options.sector, SECTOR_KEY, sizes, btt::sector)?,
             layout: self.one_of(&options.layout, LAYOUT_KEY, "1.1 or 2.0", btt::layout)?,
             order: self.one_of(&options.order, ORDER_KEY, "strict", btt::order)?.unwrap_or_default(),
+            parent: self.one_of(&options.parent, PARENT_KEY, "a UUID", |text| text.parse().ok())?,
             medium: self.memory(kind, place.start + from..place.end, options)?,
         })
     }

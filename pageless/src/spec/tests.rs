@@ -2,6 +2,7 @@
 use super::*;
 
 use pageless_drivers::btt::Order;
+use pageless_drivers::btt::info::Uuid;
 use pageless_drivers::btt::layout::{LbaSize, Placement};
 use proptest::prelude::*;
 
@@ -13,7 +14,9 @@ fn parse(text: &str) -> Result<Spec, SpecError> {
 fn every_kind_parses_to_its_own_type() {
     use MemorySpec::*;
     let memory = Spec::Memory;
-    let btt = |medium, sector, layout, order| Spec::Device(DeviceSpec::Btt(BttSpec { medium, sector, layout, order }));
+    let btt = |medium, sector, layout, order| {
+        Spec::Device(DeviceSpec::Btt(BttSpec { medium, sector, layout, order, parent: None }))
+    };
     for (text, spec) in [
         ("ram:16M", memory(Ram(16 << 20))),
         ("memfd:64M", memory(Memfd(64 << 20))),
@@ -34,6 +37,16 @@ fn every_kind_parses_to_its_own_type() {
             btt(Pmem { path: "/a,b.btt".into(), size: Some(1 << 30) }, None, None, Order::Kernel),
         ),
         ("btt:ram:64M,sector=520", btt(Ram(64 << 20), LbaSize::new(520), None, Order::Kernel)),
+        (
+            "btt:/a,parent=01234567-89ab-cdef-0123-456789abcdef",
+            Spec::Device(DeviceSpec::Btt(BttSpec {
+                medium: Pmem { path: "/a".into(), size: None },
+                sector: None,
+                layout: None,
+                order: Order::Kernel,
+                parent: Some(Uuid(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef_u128.to_be_bytes())),
+            })),
+        ),
         (
             "btt:pmem:ram:x,sector=4096,layout=2.0,order=strict",
             btt(Pmem { path: "ram:x".into(), size: None }, LbaSize::new(4096), Some(Placement::V2_0), Order::Strict),
@@ -96,6 +109,7 @@ fn bad_specs_point_at_the_bad_part() {
         ("btt:/a,sector=1000", "1000", "no such sector", "512, 520, 528, 4096"),
         ("btt:/a,layout=3", "3", "no such layout", "1.1 or 2.0"),
         ("btt:/a,order=", "", "no such order", "strict"),
+        ("btt:/a,parent=0123", "0123", "no such parent", "a UUID"),
         ("btt:/a,setcor=512", "setcor", "btt: has no such key", "did you mean `sector=`?"),
         ("btt:ram:1000", "1000", "no multiple of 4096", "write 4K instead"),
         ("dax:/dev/sda", "/dev/sda", "no device-DAX node", "daxctl list"),
@@ -193,6 +207,7 @@ fn near_specs() -> impl Strategy<Value = String> {
         Just(",name=".to_owned()),
         Just(",sector=".to_owned()),
         Just(",order=strict".to_owned()),
+        Just(",parent=".to_owned()),
         Just("ram:".to_owned()),
         Just("0x3c000000".to_owned()),
         Just("/dev/dax0.0".to_owned()),
@@ -226,6 +241,7 @@ proptest! {
                 sector: LbaSize::new(512),
                 layout: None,
                 order: Order::Kernel,
+                parent: None,
             })),
         ] {
             prop_assert_eq!(parse(&spec.to_string()), Ok(spec));
