@@ -4,16 +4,15 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 #![allow(clippy::cast_possible_truncation, reason = "sizes in these tests are small")]
 
-use btt_rig::{LANES, LEN, Rig, run};
+use btt_rig::{Heard, LANES, LEN, Rig, run};
 use pageless_block::{Bio, BlockDevice, Flags, Sector, Status, open_checked};
 use pageless_drivers::btt::check::medium::Medium;
-use pageless_drivers::btt::check::{CheckOptions, Finding, FirstLook, Part, Problem, Watch, check};
+use pageless_drivers::btt::check::{CheckOptions, FirstLook, Part, Problem, check};
 use pageless_drivers::btt::layout::PAGE;
 use pageless_drivers::btt::map::MapEntry;
 use pageless_drivers::btt::{BttDisk, OpenOptions, Order, Promise, Trouble};
 use pageless_mem::testing::{device_says, fail_sync, poison, record};
 use pageless_mem::{Backing, Durability, Fault, FileOptions, Memory};
-use std::ops::ControlFlow;
 
 mod btt_rig;
 
@@ -180,19 +179,6 @@ fn btt_bad_page_of_the_map_is_told_alone_however_often_it_is_checked() {
         check(&mut Medium::new(&rig.memory, rig.region.clone()), options, &mut heard).unwrap();
         let told = heard.0.iter().map(|finding| (finding.offset, finding.problem));
         assert_eq!(told.collect::<Vec<_>>(), [(offset, Problem::Unreadable(Part::Map, Fault::Media))]);
-    }
-}
-
-#[derive(Default)]
-struct Heard(Vec<Finding>);
-
-impl Watch for Heard {
-    fn found(&mut self, finding: &Finding) {
-        self.0.push(*finding);
-    }
-
-    fn progress(&mut self, _done: u64, _of: u64) -> ControlFlow<()> {
-        ControlFlow::Continue(())
     }
 }
 

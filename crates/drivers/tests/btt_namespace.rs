@@ -1,18 +1,22 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A BTT on a whole nvdimm namespace: its parent is the namespace, and one that names another is nobody's here.
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
+#![allow(clippy::cast_possible_truncation, reason = "sizes in these tests are small")]
 
 use std::fs;
-use std::ops::ControlFlow;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
 use pageless_drivers::btt::check::medium::Medium;
-use pageless_drivers::btt::check::{CheckOptions, Finding, Problem, Watch, check};
+use pageless_drivers::btt::check::{CheckOptions, Finding, Problem, check};
 use pageless_drivers::btt::info::{InfoError, Uuid};
 use pageless_drivers::btt::layout::{LbaSize, Placement};
 use pageless_drivers::btt::{BttDisk, BttError, CreateOptions, OpenOptions};
 use pageless_mem::{Backing, Memory, Region};
+
+use btt_rig::Heard;
+
+mod btt_rig;
 
 const LEN: u64 = (16 << 20) + 4096;
 const OURS: u128 = 0x0011_2233_4455_6677_8899_aabb_ccdd_eeff;
@@ -60,19 +64,6 @@ fn bytes(memory: &Memory, region: &Region) -> Vec<u8> {
     let mut bytes = vec![0; usize::try_from(LEN).unwrap()];
     Medium::new(memory, region.clone()).read(0, &mut bytes).unwrap();
     bytes
-}
-
-#[derive(Default)]
-struct Heard(Vec<Finding>);
-
-impl Watch for Heard {
-    fn found(&mut self, finding: &Finding) {
-        self.0.push(*finding);
-    }
-
-    fn progress(&mut self, _done: u64, _of: u64) -> ControlFlow<()> {
-        ControlFlow::Continue(())
-    }
 }
 
 #[test]

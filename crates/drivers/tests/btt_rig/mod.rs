@@ -3,14 +3,15 @@
 #![allow(dead_code, reason = "each test uses its own part of this file")]
 
 use pageless_block::{Bio, BlockDevice, Completion, Queue, Sector, Status};
-use pageless_drivers::btt::check::Problem;
 use pageless_drivers::btt::check::medium::Medium;
+use pageless_drivers::btt::check::{Finding, Problem, Watch};
 use pageless_drivers::btt::flog::{FlogEntry, FlogGroup, Seq};
 use pageless_drivers::btt::info::Uuid;
 use pageless_drivers::btt::layout::{LbaSize, NewArena, Placement};
 use pageless_drivers::btt::map::MapEntry;
 use pageless_drivers::btt::{BttDisk, CreateOptions, OpenOptions, Trouble};
 use pageless_mem::{Access, Backing, Memory, PhysRange, Region};
+use std::ops::ControlFlow;
 use zerocopy::IntoBytes;
 
 pub(crate) const LEN: u64 = (16 << 20) + 4096;
@@ -161,4 +162,18 @@ pub(crate) fn run(queue: &mut dyn Queue, bios: impl IntoIterator<Item = Bio>) ->
     assert_eq!(done.len() as u64, wanted);
     done.sort_by_key(|done| done.tag);
     done.iter().map(|done| done.status).collect()
+}
+
+/// What a check finds.
+#[derive(Default)]
+pub(crate) struct Heard(pub(crate) Vec<Finding>);
+
+impl Watch for Heard {
+    fn found(&mut self, finding: &Finding) {
+        self.0.push(*finding);
+    }
+
+    fn progress(&mut self, _done: u64, _of: u64) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
 }

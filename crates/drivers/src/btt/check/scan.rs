@@ -109,6 +109,7 @@ impl<'s> Scan<'s> {
     }
 
     fn each(&mut self, first: u32, words: &[[u8; 4]], hear: &mut Hear<'_>) -> Result<(), CheckError> {
+        self.seen.fetch(words.iter().map(|word| MapEntry::from_raw(u32::from_le_bytes(*word)).stripped()));
         let mut ahead = self.next_unfinished();
         for (lba, word) in (first..).zip(words) {
             let entry = MapEntry::from_raw(u32::from_le_bytes(*word));

@@ -17,6 +17,14 @@ impl Seen {
         self.bound
     }
 
+    /// Has the bits of these blocks, in bounds or not, brought into the cache side by side: one after the other each of them is waited
+    /// for, since the next may be the same.
+    #[inline]
+    pub(super) fn fetch(&self, blocks: impl Iterator<Item = u32>) {
+        let words = blocks.map(|block| self.words.get((block / 64) as usize).copied().unwrap_or(0));
+        std::hint::black_box(words.fold(0, |all, word| all | word));
+    }
+
     /// Sets the bit of a block that is in bounds, and says whether it was clear: nobody has it.
     #[inline]
     pub(super) fn take(&mut self, block: u32) -> bool {

@@ -6,9 +6,9 @@ use std::thread;
 
 use super::fingerprint::Fingerprint;
 use super::flog::Lanes;
+use super::medium::Medium;
 use super::walk::{Piece, Walk};
 use super::{CheckError, FirstLook, FoundArena, Session};
-use crate::btt::check::medium::Medium;
 use crate::btt::map::ENTRY_SIZE;
 
 /// Bytes of a map whose bits stay in a cache: each entry is looked at as fast.
@@ -45,10 +45,9 @@ impl Session<'_> {
             return Ok(false);
         }
         let before = self.done;
-        let fingerprint = Fingerprint::new();
         let look = Look {
             arena,
-            fingerprint,
+            fingerprint: Fingerprint::new(),
             next: AtomicU32::new(0),
             read: AtomicU64::new(0),
             ended: AtomicBool::new(false),
