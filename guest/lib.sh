@@ -236,23 +236,31 @@ thaw_copy() {
 
 # Serves a device over NBD at $uri until `stop_serving`.
 serve() { # spec [argument...]
+    launch pageless serve "$@"
+}
+
+# The same under somebody who starts it: $server is the server, $launched is whom to wait for.
+launch() { # command [argument...], which ends with those of `pageless serve`
+    local command="$*"
     rm -f /tmp/nbd.sock
     : >/tmp/serve.log # what the last one said is not what this one says
     uri='nbd+unix:///?socket=/tmp/nbd.sock'
-    pageless serve "$@" --nbd unix:/tmp/nbd.sock >/tmp/serve.log 2>&1 &
-    server=$!
+    "$@" --nbd unix:/tmp/nbd.sock >/tmp/serve.log 2>&1 &
+    launched=$!
     if await grep -q '^ready' /tmp/serve.log; then
-        ok "serve $1"
+        ok "serve ${command##*serve }"
     else
-        not_ok "serve $1" "not ready" /tmp/serve.log
+        not_ok "serve ${command##*serve }" "not ready" /tmp/serve.log
     fi
+    server=$launched
+    [ "$1" != strace ] || read -r server _ <"/proc/$launched/task/$launched/children"
 }
 
 # Ends the server as a user would, and passes when it ended well.
 stop_serving() {
     local status=0
     kill -INT "$server"
-    wait "$server" || status=$?
+    wait "$launched" || status=$?
     if [ $status -eq 0 ]; then ok "the server ends well"; else not_ok "the server ends well" "exit $status" /tmp/serve.log; fi
 }
 

@@ -14,10 +14,7 @@ resource=$(cat /sys/bus/dax/devices/dax0.0/resource)
 check_equal "the module is where its stores are recorded" 0x100000000 "$(cat /sys/bus/nd/devices/region0/resource)"
 check "a BTT on /dev/dax0.0" pageless btt create /dev/dax0.0 --sector-size 4096
 # On one processor: what it writes back is fenced where it was.
-uri='nbd+unix:///?socket=/tmp/nbd.sock'
-taskset 1 pageless serve btt:/dev/dax0.0 --nbd unix:/tmp/nbd.sock >/tmp/serve.log 2>&1 &
-server=$!
-check "serve" await grep -q '^ready' /tmp/serve.log
+launch taskset 1 pageless serve btt:/dev/dax0.0
 check "the kernel's NBD client" nbd-client -unix /tmp/nbd.sock /dev/nbd0 -b 4096 -C 2
 blocks=$(($(blockdev --getsize64 /dev/nbd0) / 4096))
 first=4294967296

@@ -16,18 +16,13 @@ check_says "without a bounce" "\"direct\":$size,\"bounce\":0" pageless copy file
 check "copy it into a file" pageless copy "$spec" "file:back,size=$size" --verify
 check "the bytes are the same" cmp data back
 
-strace -f -qq -e trace=msync,fsync,fdatasync -o trace pageless serve "$spec" --nbd unix:/tmp/nbd.sock >/tmp/serve.log 2>&1 &
-tracer=$!
-uri='nbd+unix:///?socket=/tmp/nbd.sock'
-await grep -q '^ready' /tmp/serve.log
+launch strace -f -qq -e trace=msync,fsync,fdatasync -o trace pageless serve "$spec"
 check_equal "nbdinfo sees its size" "$size" "$(nbdinfo --size "$uri")"
 check "qemu-io writes, flushes, writes through and reads" \
     qemu-io -f raw "$uri" -c "write -P 0x11 0 1M" -c flush -c "write -f -P 0x22 1M 64k" -c "read -P 0x11 0 1M" -c "read -P 0x22 1M 64k"
 check "nbdcopy writes all of it" nbdcopy data "$uri"
 check "nbdcopy reads it back" nbdcopy "$uri" returned
 check "the bytes are the same" cmp data returned
-server=$(pidof pageless)
 expect_fail "a second user of it is refused, and told who has it" "$server" pageless copy file:data "$spec"
-kill -INT "$server"
-wait $tracer
+stop_serving
 check_equal "system calls made to flush" 0 "$(grep -cE 'msync|fsync|fdatasync' trace)"

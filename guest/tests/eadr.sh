@@ -10,14 +10,10 @@ check_equal "the kernel says so" cpu_cache "$(cat /sys/bus/nd/devices/region0/pe
 spec=dax:/dev/$namespace
 probe "$spec" is=page-backed durability=fence survives_power_loss=true
 check_says "devdax: and so do we, with the reason" "flush domain: devdax, nvdimm region persistence_domain=cpu_cache: fence$" pageless region probe "$spec"
-strace -f -qq -e trace=msync,fsync,fdatasync -o trace pageless serve "$spec" --nbd unix:/tmp/nbd.sock >/tmp/serve.log 2>&1 &
-tracer=$!
-uri='nbd+unix:///?socket=/tmp/nbd.sock'
-await grep -q '^ready' /tmp/serve.log
+launch strace -f -qq -e trace=msync,fsync,fdatasync -o trace pageless serve "$spec"
 check "devdax: write, flush, write through, read" \
     qemu-io -f raw "$uri" -c "write -P 0x11 0 1M" -c flush -c "write -f -P 0x22 1M 64k" -c "read -P 0x11 0 1M" -c "read -P 0x22 1M 64k"
-kill -INT "$(pidof pageless)"
-check "devdax: the server ends well" wait $tracer
+stop_serving
 check_equal "devdax: system calls made to flush" 0 "$(grep -cE 'msync|fsync|fdatasync' trace)"
 check "a BTT on it" pageless btt create "/dev/$namespace" --force
 serve "btt:$spec"

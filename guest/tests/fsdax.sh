@@ -20,18 +20,13 @@ for filesystem in ext4 xfs; do
     check_says "$filesystem: copy back" '"verified":true' pageless copy "$spec" file:back-$filesystem,size=64M --verify --json
 
     # Durable by the CPU's own means: no flush may reach the file system, and the mapping must be the synchronous one.
-    strace -f -qq -e trace=mmap,msync,fsync,fdatasync,sync_file_range -o trace \
-        pageless serve "$spec" --nbd unix:/tmp/strace.sock >/tmp/serve.log 2>&1 &
-    tracer=$!
-    uri='nbd+unix:///?socket=/tmp/strace.sock'
-    await grep -q '^ready' /tmp/serve.log
+    launch strace -f -qq -e trace=mmap,msync,fsync,fdatasync,sync_file_range -o trace pageless serve "$spec"
     check "$filesystem: write, flush, write through" \
         qemu-io -f raw "$uri" -c "write -P 0x11 0 1M" -c flush -c "write -f -P 0x22 1M 64k" -c "read -P 0x11 0 1M" -c "read -P 0x22 1M 64k"
     check "$filesystem: fio with flushes" \
         fio --name=v --ioengine=nbd --uri="$uri" --rw=randwrite --bs=4k --size=2M --iodepth=8 --fsync=16 --verify=crc32c
     cp trace trace.served
-    kill -INT "$(pidof pageless)"
-    wait $tracer
+    stop_serving
     check_says "$filesystem: mapped with MAP_SYNC" "mmap\(.*MAP_SYNC.*\) = 0x" cat trace.served
     check_equal "$filesystem: system calls made to flush" 0 "$(grep -cE 'msync|fsync|fdatasync|sync_file_range' trace.served)"
     umount /mnt/dax
@@ -39,10 +34,7 @@ for filesystem in ext4 xfs; do
 done
 
 # The counter-check: the same on the same file system without DAX does flush.
-strace -f -qq -e trace=msync,fsync,fdatasync -o trace.plain pageless serve pmem:/disk/plain,size=4M --nbd unix:/tmp/plain.sock >/tmp/serve.log 2>&1 &
-tracer=$!
-await grep -q '^ready' /tmp/serve.log
-check "ext4 without DAX: write and flush" qemu-io -f raw 'nbd+unix:///?socket=/tmp/plain.sock' -c "write -P 0x11 0 1M" -c flush
-kill -INT "$(pidof pageless)"
-wait $tracer
+launch strace -f -qq -e trace=msync,fsync,fdatasync -o trace.plain pageless serve pmem:/disk/plain,size=4M
+check "ext4 without DAX: write and flush" qemu-io -f raw "$uri" -c "write -P 0x11 0 1M" -c flush
+stop_serving
 check_says "ext4 without DAX: flushed by system calls" "msync|fdatasync" cat trace.plain

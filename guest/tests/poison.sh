@@ -66,11 +66,7 @@ stop_serving
 check_says "btt: a check finds it consistent" "consistent" pageless btt check /mnt/dax/btt
 
 # Memory that goes bad while it is served, in a file on tmpfs: whoever touches it next gets a signal.
-strace -f -qq -e trace=none -e signal=SIGBUS -o signals pageless serve pmem:/dev/shm/disk,size=16M --nbd unix:/tmp/shm.sock >/tmp/serve.log 2>&1 &
-tracer=$!
-uri='nbd+unix:///?socket=/tmp/shm.sock'
-check "tmpfs: the server is ready" await grep -q '^ready' /tmp/serve.log
-server=$(pidof pageless)
+launch strace -f -qq -e trace=none -e signal=SIGBUS -o signals pageless serve pmem:/dev/shm/disk,size=16M
 check "tmpfs: every page is there" qemu-io -f raw "$uri" -c "write -P 0x5a 0 16M" -c "read -P 0x5a 0 16M"
 check "tmpfs: a page goes bad" hwpoison /dev/shm/disk $bad
 check "tmpfs: what lies before it is read" qemu-io -f raw "$uri" -c "read -P 0x5a 0 $bad"
@@ -84,8 +80,7 @@ check "tmpfs: a write beside it is taken" qemu-io -f raw "$uri" -c "write -P 0xa
 expect_fail "tmpfs: a write to a part of it leaves it bad" "Input/output error" qemu-io -f raw "$uri" -c "write -P 0x77 $bad 512"
 check "tmpfs: overwritten whole it is sound again" qemu-io -f raw "$uri" -c "write -P 0x77 $bad 4096" -c "read -P 0x77 $bad 4096"
 check_equal "tmpfs: nobody touched it after the first time" "$touched" "$(grep -c BUS_MCEERR_AR signals)"
-kill -INT "$server"
-check "tmpfs: the server ends well" wait $tracer
+stop_serving
 check "tmpfs: a copy has all of it" pageless copy pmem:/dev/shm/disk ram:16M --verify
 check "tmpfs: the page goes bad once more" hwpoison /dev/shm/disk $bad
 expect_fail "tmpfs: a copy ends at that very byte" "at byte $bad: media error" pageless copy pmem:/dev/shm/disk ram:16M
@@ -102,14 +97,10 @@ first=$(((size - tail) / 4096)) # among the last blocks, as before
 line=$(dd if="$raw" bs=4096 skip=$first 2>/dev/null | od -An -v -tx1 -w4096 | grep -n '^ 79 79 79 79' | head -n 1 | cut -d: -f1)
 echo "$(((first + line - 1) * 8)) 8" >"/sys/block/$namespace/badblocks"
 echo 1 >/proc/sys/vm/drop_caches
-strace -f -qq -e trace=none -e signal=SIGBUS -o signals pageless serve "btt:$raw" --nbd unix:/tmp/raw.sock >/tmp/serve.log 2>&1 &
-tracer=$!
-uri='nbd+unix:///?socket=/tmp/raw.sock'
-check "raw: the server is ready" await grep -q '^ready' /tmp/serve.log
+launch strace -f -qq -e trace=none -e signal=SIGBUS -o signals pageless serve "btt:$raw"
 expect_fail "raw: the bad sector is an I/O error" "Input/output error" qemu-io -f raw "$uri" -c "read 2M 4096"
 check "raw: its neighbours are read" qemu-io -f raw "$uri" -c "read -P 0 1M 1M" -c "read -P 0 2101248 1M"
 check "raw: the sector is written again, and read" qemu-io -f raw "$uri" -c "write -P 0x7a 2M 4096" -c flush -c "read -P 0x7a 2M 4096"
-kill -INT "$(pidof pageless)"
-check "raw: the server ends well" wait $tracer
+stop_serving
 check_equal "raw: nobody has touched it" 0 "$(grep -c SIGBUS signals)"
 check_says "raw: a check finds it consistent" "consistent" pageless btt check "$raw"

@@ -12,10 +12,7 @@ check "copy a file into the BAR" pageless copy file:data "$bar"
 
 # A mapping of a BAR whose device is gone raises no signal: loads return zeroes, as if they were data. So whoever copies must
 # ask whether the function is still there before it says that the bytes are good.
-pageless serve "$bar" --nbd unix:/tmp/nbd.sock >/tmp/serve.log 2>&1 &
-server=$!
-uri='nbd+unix:///?socket=/tmp/nbd.sock'
-check "the server is ready" await grep -q '^ready' /tmp/serve.log
+serve "$bar"
 check "a pattern in the BAR" qemu-io -f raw "$uri" -c "write -P 0x5a 0 32M"
 
 # A client that compares what it reads until it is told of an error.

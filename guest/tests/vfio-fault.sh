@@ -24,11 +24,7 @@ check "and what it had moved until there is good" cmp -n "${moved:-0}" data begu
 wait $tracer
 check_says "it was a SIGBUS" "SIGBUS.*BUS_ADRERR" cat copy-signals
 
-strace -f -qq -e trace=none -e signal=SIGBUS -o signals pageless serve "$bar" --nbd unix:/tmp/nbd.sock >/tmp/serve.log 2>&1 &
-tracer=$!
-uri='nbd+unix:///?socket=/tmp/nbd.sock'
-check "the server is ready" await grep -q '^ready' /tmp/serve.log
-server=$(pidof pageless)
+launch strace -f -qq -e trace=none -e signal=SIGBUS -o signals pageless serve "$bar"
 check "a pattern in the BAR" qemu-io -f raw "$uri" -c "write -P 0x5a 0 8M" -c "read -P 0x5a 0 8M"
 
 ( while qemu-io -f raw "$uri" -c "read -P 0x5a 0 8M"; do :; done ) >/tmp/reads 2>&1 &
@@ -45,5 +41,4 @@ check "the server lives" kill -0 "$server"
 
 check "the function decodes memory again" vfio-command "$server" 2
 check "and is read and written as before" qemu-io -f raw "$uri" -c "read -P 0x5a 0 8M" -c "write -P 0xa5 0 1M" -c "read -P 0xa5 0 1M"
-kill -INT "$server"
-check "the server ends well" wait $tracer
+stop_serving

@@ -17,10 +17,7 @@ probe "$spec" durability=msync survives_power_loss=true
 check_says "what makes a store durable" "flush domain: DAX file of ext4 whose device takes no MAP_SYNC: msync$" pageless region probe "$spec"
 check "a copy into it" pageless copy file:data "$spec" --verify
 
-strace -f -qq -e trace=mmap,msync,fsync,fdatasync,sync_file_range -o trace pageless serve "$spec" --nbd unix:/tmp/nbd.sock >/tmp/serve.log 2>&1 &
-tracer=$!
-uri='nbd+unix:///?socket=/tmp/nbd.sock'
-await grep -q '^ready' /tmp/serve.log
+launch strace -f -qq -e trace=mmap,msync,fsync,fdatasync,sync_file_range -o trace pageless serve "$spec"
 check "write" qemu-io -f raw "$uri" -c "write -P 0x11 0 1M"
 before=$(grep -cE '(msync|fsync|fdatasync)\(.* = 0' trace)
 check "flush" qemu-io -f raw "$uri" -c "write -P 0x12 1M 4k" -c flush
@@ -29,8 +26,7 @@ check_equal "a flush is the kernel's" yes "$([ "$after" -gt "$before" ] && echo 
 check "write through" qemu-io -f raw "$uri" -c "write -f -P 0x22 2M 64k"
 check_equal "so is what is written through" yes "$([ "$(grep -cE '(msync|fsync|fdatasync)\(.* = 0' trace)" -gt "$after" ] && echo yes)"
 check_says "MAP_SYNC was tried, and refused" "MAP_SYNC.* = -1 EOPNOTSUPP" cat trace
-kill -INT "$(pidof pageless)"
-check "the server ends well" wait $tracer
+stop_serving
 check "its bytes are there" qemu-io -f raw -r /mnt/dax/disk -c "read -P 0x11 0 1M" -c "read -P 0x12 1M 4k" -c "read -P 0x22 2M 64k"
 
 check "a BTT on a file of it" pageless btt create /mnt/dax/btt --size 32M
