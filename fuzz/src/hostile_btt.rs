@@ -5,7 +5,7 @@
 //! them, tried, and taken back, so that a run costs what it patches and not what an image is made of.
 //!
 //! ```text
-//! byte 0 of the input: which image; bits 4 and 5: first comes how many pages of it are left, u16
+//! byte 0 of the input: which image; bit 3: one whose map has holes; bits 4 and 5: first comes how many pages of it are left, u16
 //! patch:  kind u8, flags u8, index u16, three words u32
 //! ```
 #![allow(dead_code, reason = "each target uses its own part of this file")]
@@ -32,11 +32,15 @@ use zerocopy::little_endian::U32;
 /// Few lanes and few blocks, for which an arena has much more room: a run costs what there is to be checked.
 const NFREE: u32 = 8;
 const EXTERNAL: u32 = 120;
+/// Of one whose map has holes: as many as three pages of it.
+const SPARSE_EXTERNAL: u32 = 2_900;
 const PATCH: usize = 16;
 /// Patches of one input, at most.
 const PATCHES: usize = 24;
 /// The bits of byte 0 that have the image cut short: both, since that costs more than all the rest.
 const CUT: u8 = 0x30;
+/// The bit of byte 0 that takes an image whose map has holes. Those are not cut short.
+pub(crate) const SPARSE: u8 = 0x08;
 /// Pages of an open disk that are compared.
 const LOOKED_AT: u64 = 16;
 
@@ -55,8 +59,8 @@ pub(crate) struct Image {
     pub(crate) region: Region,
     pub(crate) medium: Medium,
     pub(crate) arenas: Vec<Arena>,
-    /// All of it, of which the region may be the beginning.
-    mapping: Arc<Mapping>,
+    /// All of it, of which the region may be the beginning. Nothing where the map has holes.
+    mapping: Option<Arc<Mapping>>,
     /// What a user reads into and writes from: to make one costs more than a run.
     buffer: Region,
     undo: Vec<(u64, Vec<u8>)>,
@@ -80,14 +84,16 @@ impl Images {
     /// Makes them.
     pub(crate) fn new() -> Images {
         let all = [(Placement::V1_1, 1), (Placement::V2_0, 1), (Placement::Pmemblk, 1), (Placement::V1_1, 2)];
-        Images(all.map(|(placement, arenas)| Image::new(placement, arenas)).into())
+        let image = |sparse: bool| move |(placement, arenas)| Image::new(placement, arenas, sparse);
+        Images(all.map(image(false)).into_iter().chain(all.map(image(true))).collect())
     }
 
     /// Patches an image as the input says, tries it, and takes all of it back.
     pub(crate) fn with(&mut self, input: &[u8], attempt: impl FnOnce(&mut Image)) {
         let Some((which, mut patches)) = input.split_first() else { return };
-        let count = self.0.len();
-        let image = &mut self.0[usize::from(*which) % count];
+        let dense = self.0.len() / 2;
+        let sparse = if which & SPARSE == 0 { 0 } else { dense };
+        let image = &mut self.0[usize::from(*which) % dense + sparse];
         let mut pages = None;
         if which & CUT == CUT
             && let Some((left, rest)) = patches.split_first_chunk()
@@ -107,12 +113,16 @@ impl Images {
 }
 
 impl Image {
-    fn new(placement: Placement, count: u64) -> Image {
+    fn new(placement: Placement, count: u64, sparse: bool) -> Image {
         let size = ARENA_MIN;
         let len = placement.offset() + count * size;
         let memory = Memory::new().expect("a frame space");
-        let mapping = Arc::new(Mapping::anonymous(len).expect("memory"));
-        let region = beginning(&memory, &mapping, len);
+        let mapping = (!sparse).then(|| Arc::new(Mapping::anonymous(len).expect("memory")));
+        let region = match &mapping {
+            Some(mapping) => beginning(&memory, mapping, len),
+            None => memory.register(Backing::memfd(len).expect("memory")).expect("registered"),
+        };
+        let external = if sparse { SPARSE_EXTERNAL } else { EXTERNAL };
         let buffer = memory.register(Backing::anon(PAGE).expect("memory")).expect("registered");
         let mut medium = Medium::new(&memory, region.clone());
         let identity = Identity { uuid: Uuid([7; 16]), parent_uuid: Uuid([9; 16]), version: placement.version() };
@@ -128,15 +138,18 @@ impl Image {
             let geometry = Geometry::new(lba_size, NFREE, size, follows).expect("large enough");
             let start = placement.offset() + number * size;
             let mut block = InfoBlock::new(&identity, &geometry);
-            block.external_nlba = EXTERNAL.into();
-            block.internal_nlba = (EXTERNAL + NFREE).into();
+            block.external_nlba = external.into();
+            block.internal_nlba = (external + NFREE).into();
             let block = block.sealed();
             let expected = Expected { version: placement.version(), parent_uuid: None, room: len - start };
             let geometry = block.check(&expected).expect("good").geometry;
             store(&mut medium, start, block.as_bytes());
             store(&mut medium, start + geometry.info2off(), block.as_bytes());
-            // Never a hole, of which the kernel would have to be asked each time.
-            store(&mut medium, start + geometry.mapoff(), &vec![0; (geometry.info2off() - geometry.mapoff()) as usize]);
+            if !sparse {
+                // Never a hole, of which the kernel would have to be asked each time.
+                let zeroes = vec![0; (geometry.info2off() - geometry.mapoff()) as usize];
+                store(&mut medium, start + geometry.mapoff(), &zeroes);
+            }
             for lane in 0..NFREE {
                 let group = FlogGroup::initial(lane, geometry.external_nlba() + lane);
                 store(&mut medium, start + geometry.flog_offset(lane), group.as_bytes());
@@ -146,6 +159,7 @@ impl Image {
         let (undo, good, used) = (Vec::new(), Vec::new(), None);
         let mut image = Image { memory, region, medium, arenas, mapping, buffer, undo, good, used };
         image.good = image.metadata();
+        image.punch();
         image
     }
 
@@ -160,10 +174,11 @@ impl Image {
 
     /// Nothing but the first bytes are there, until this is called again.
     fn show(&mut self, len: u64) {
+        let Some(mapping) = &self.mapping else { return };
         // Addresses are registered once.
         self.region = self.buffer.clone();
         self.medium = Medium::new(&self.memory, self.buffer.clone());
-        self.region = beginning(&self.memory, &self.mapping, len);
+        self.region = beginning(&self.memory, mapping, len);
         self.medium = Medium::new(&self.memory, self.region.clone());
     }
 
@@ -247,8 +262,9 @@ impl Image {
     }
 
     fn take_back(&mut self) {
-        if self.region.len() < self.mapping.len() as u64 {
-            self.show(self.mapping.len() as u64);
+        let whole = self.mapping.as_ref().map_or(0, |mapping| mapping.len() as u64);
+        if self.region.len() < whole {
+            self.show(whole);
         }
         if let Some(written) = self.used.take() {
             self.undo.clear();
@@ -262,6 +278,17 @@ impl Image {
         }
         while let Some((offset, old)) = self.undo.pop() {
             store(&mut self.medium, offset, &old);
+        }
+        self.punch();
+    }
+
+    /// What was stored into a map of holes is a hole again.
+    fn punch(&mut self) {
+        if self.mapping.is_none() {
+            for Arena { start, geometry } in &self.arenas {
+                let map = geometry.map_len().next_multiple_of(PAGE);
+                self.region.punch(start + geometry.mapoff(), map).expect("a file in memory has holes");
+            }
         }
     }
 
