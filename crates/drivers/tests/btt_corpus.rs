@@ -49,6 +49,11 @@ fn btt_seeds_are_judged_as_their_names_say() {
 #[test]
 fn btt_seeds_are_repaired_and_used_as_far_as_that_goes() {
     let mut images = Images::new();
+    for (_, mut input) in seeds("btt_check") {
+        images.with(&input, hostile_btt::Image::check_both_ways);
+        input[0] |= hostile_btt::SPARSE;
+        images.with(&input, hostile_btt::Image::check_both_ways);
+    }
     for (_, mut input) in seeds("btt_repair") {
         images.with(&input, hostile_btt::Image::check_and_repair);
         input[0] |= hostile_btt::SPARSE;

@@ -71,8 +71,8 @@ pub trait Watch {
     /// Something is wrong.
     fn found(&mut self, finding: &Finding);
 
-    /// So many bytes of so many are checked: fewer than before where the entries of a map are looked at once more, one by one. To
-    /// break is to stop the check.
+    /// So many bytes of so many are checked: of more than before where the entries of a map are to be looked at once more, one by one.
+    /// To break is to stop the check.
     fn progress(&mut self, done: u64, of: u64) -> ControlFlow<()>;
 }
 

@@ -56,8 +56,8 @@ impl Session<'_> {
         let sound =
             map.is_some_and(|map| look.with_lanes(map, lanes) == look.fingerprint.below(geometry.internal_nlba()));
         if !sound {
-            // It begins anew.
-            self.done = before;
+            // All of it comes again.
+            self.total += self.done - before;
         }
         Ok(sound)
     }

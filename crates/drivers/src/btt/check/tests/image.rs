@@ -35,6 +35,11 @@ impl Watch for Heard {
     }
 
     fn progress(&mut self, done: u64, of: u64) -> ControlFlow<()> {
+        assert!(
+            done <= of && self.progress.is_none_or(|before| done >= before.0),
+            "{done} of {of} after {:?}",
+            self.progress
+        );
         self.progress = Some((done, of));
         if self.stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
