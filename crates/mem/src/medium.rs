@@ -122,13 +122,15 @@ impl Medium {
         Some((text(&region.join("badblocks"))?, device.checked_sub(whole)?))
     }
 
-    /// The UUID of the namespace that the whole device is: not of one that it is a part of, or that lies in it at some offset.
+    /// The UUID of the namespace that the whole device is, zeroes where that has none: not of one that it is a part of, or that it
+    /// begins at some offset of.
     pub(crate) fn namespace_uuid(&self) -> Option<[u8; 16]> {
         let namespace = self.folder.ancestors().nth(2).filter(|folder| self.start == 0 && is_namespace(folder))?;
-        let digits: String = text(&namespace.join("uuid"))?.split('-').collect();
+        // One without labels has the file, and answers ENXIO.
+        let digits: String = text(&namespace.join("uuid")).unwrap_or_default().split('-').collect();
         let whole = digits.len() == 32 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
-        let uuid = u128::from_str_radix(&digits, 16).ok().filter(|uuid| whole && *uuid != 0)?;
-        Some(uuid.to_be_bytes())
+        let uuid = u128::from_str_radix(&digits, 16).ok().filter(|_| whole);
+        Some(uuid.unwrap_or(0).to_be_bytes())
     }
 
     /// Bytes that this takes beyond itself.

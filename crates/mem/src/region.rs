@@ -192,8 +192,8 @@ impl Region {
         self.inner().backing.kind()
     }
 
-    /// The UUID of the nvdimm namespace that this is all of, through its block device (`uuid` in sysfs). `None` where it has none, and
-    /// for whatever merely lies in one: a partition, a file, fsdax and devdax, which begin behind their own metadata.
+    /// The UUID of the nvdimm namespace that this is all of, through its block device (`uuid` in sysfs), zeroes where that
+    /// has none. `None` for whatever merely lies in one: a partition, a file, fsdax and devdax, which begin behind their own metadata.
     pub fn namespace_uuid(&self) -> Option<[u8; 16]> {
         self.inner().backing.namespace_uuid()
     }

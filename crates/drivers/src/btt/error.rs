@@ -36,7 +36,7 @@ pub enum BttError {
     NoPool,
     /// A parent that is not the namespace: whoever opens the namespace would not take the BTT for its own.
     #[error(
-        "parent_uuid {asked}: the namespace is {namespace}, and has no BTT of another parent; leave the parent out"
+        "parent_uuid {asked}: the namespace {}, and has no BTT of another parent; leave the parent out", namespace.said()
     )]
     OtherParent {
         /// What was asked.

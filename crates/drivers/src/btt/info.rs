@@ -34,6 +34,11 @@ impl Uuid {
     pub fn is_nil(self) -> bool {
         self == Uuid::NIL
     }
+
+    /// What something of this UUID does, in an error.
+    pub(super) fn said(self) -> String {
+        if self.is_nil() { "has no UUID".to_owned() } else { format!("is {self}") }
+    }
 }
 
 impl fmt::Display for Uuid {
@@ -373,7 +378,7 @@ pub enum InfoError {
         expected: Version,
     },
     /// It belongs to another namespace or pool.
-    #[error("parent_uuid {found}: this is {expected}")]
+    #[error("parent_uuid {found}: this {}", expected.said())]
     Parent {
         /// What it says.
         found: Uuid,
