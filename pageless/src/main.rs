@@ -5,6 +5,7 @@
 //! a command ends badly, [`output`] what is printed where.
 #![forbid(unsafe_code)]
 
+mod bad;
 mod btt;
 mod cli;
 mod copy;

@@ -5,11 +5,12 @@ use std::fmt;
 
 use pageless::block::Status;
 use pageless::mem::probe::{self, Class, Verdict};
-use pageless::mem::{BadRange, BadSource, Durability, FRAME_SIZE, Memory, Region};
+use pageless::mem::{Durability, FRAME_SIZE, Memory, Region};
 use pageless::open::{Options, open};
 use pageless::spec::{Human, Spec};
 use serde::Serialize;
 
+use crate::bad::Bad;
 use crate::cli::ProbeArgs;
 use crate::failure::Failure;
 use crate::output;
@@ -73,14 +74,6 @@ struct Report {
     more_bad: bool,
 }
 
-/// Bytes that are known to be bad.
-#[derive(Debug, Serialize)]
-struct Bad {
-    offset: u64,
-    bytes: u64,
-    known_by: &'static str,
-}
-
 impl Report {
     fn new(memory: String, region: &Region, registered_in_us: u128, found: probe::Report) -> Report {
         let domain = region.flush_domain();
@@ -115,20 +108,6 @@ impl Report {
     }
 }
 
-impl From<BadRange> for Bad {
-    fn from(range: BadRange) -> Bad {
-        Bad {
-            offset: range.offset,
-            bytes: range.len,
-            known_by: match range.source {
-                BadSource::Fault => "a fault",
-                BadSource::Poison => "a memory error",
-                BadSource::Kernel => "the kernel's badblocks",
-            },
-        }
-    }
-}
-
 fn shown(verdict: Verdict) -> String {
     match verdict {
         Verdict::Ok => "ok".into(),
@@ -154,8 +133,8 @@ impl fmt::Display for Report {
             writeln!(f, "  {:<44}{verdict}", format!("{what} ({by})"))?;
         }
         writeln!(f, "  flush domain: {}", self.flush_domain)?;
-        for Bad { offset, bytes, known_by } in &self.bad {
-            writeln!(f, "  bad: {bytes} bytes at {offset} ({known_by})")?;
+        for bad in &self.bad {
+            writeln!(f, "  bad: {bad}")?;
         }
         if self.more_bad {
             writeln!(f, "  bad: more than is shown")?;

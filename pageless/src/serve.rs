@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `pageless serve`: a disk for NBD clients and virtual machines, from `ready` to a clean end.
 
+mod bad;
 mod error;
 mod summary;
 mod vhost;
@@ -25,8 +26,10 @@ use pageless::sys::limits::raise_descriptors;
 use pageless::sys::signal::{Termination, block_termination};
 use serde::Serialize;
 
+use self::bad::BadWatch;
 pub(crate) use self::error::ServeError;
 use self::summary::ExportSummary;
+use crate::bad::Bad;
 use crate::cli::ServeArgs;
 use crate::failure::Failure;
 use crate::output;
@@ -76,12 +79,14 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
     if let Some(troubles) = opened.troubles {
         tellers.push(spawn_teller(troubles, move |trouble| tell_trouble(trouble, json, &name_of_device))?);
     }
+    let bad = opened.medium.map(|region| BadWatch::start(region, json, &opened.name)).transpose()?;
     // It is the servers' now, and what there is to tell of it ends with them.
     drop(device);
     // Where stdout is gone, whoever waits for the ready line never gets it, so there is nothing to wait for.
     let signal = if told.is_ok() { signals.wait() } else { Termination::Terminate };
     let told = told.and_then(|()| tell(args, &Event::Stopping { signal: name(signal) }));
     let stopped = servers.stop(args, &opened.name);
+    let told = bad.map_or(Ok(()), BadWatch::stop).and(told);
     let told = tellers.into_iter().fold(told, |told, teller| told.and(teller.join().unwrap_or(Ok(()))));
     let stopped = stopped.map_err(|error| ServeError::stop(error, &opened.name))?;
     if !args.json {
@@ -213,6 +218,10 @@ enum Event<'e> {
     NoticesLeftOut { count: u64 },
     /// The medium is not as it should be; what that means for clients is in the words.
     Trouble { what: String, read_only: bool },
+    /// Bytes of the medium are bad now.
+    Bad(Bad),
+    /// They were, and are no more.
+    GoodAgain(Bad),
     /// A signal came.
     Stopping { signal: &'static str },
     /// All is answered, flushed and removed.
@@ -301,8 +310,11 @@ fn spawn_teller<T: Send + 'static>(
     heard: Receiver<T>,
     mut tell: impl FnMut(T) -> Result<(), Failure> + Send + 'static,
 ) -> Result<Teller, Failure> {
-    let thread =
-        std::thread::Builder::new().name("notices".into()).spawn(move || heard.into_iter().try_for_each(&mut tell));
+    spawn("notices", move || heard.into_iter().try_for_each(&mut tell))
+}
+
+fn spawn(name: &str, run: impl FnOnce() -> Result<(), Failure> + Send + 'static) -> Result<Teller, Failure> {
+    let thread = std::thread::Builder::new().name(name.into()).spawn(run);
     thread.map_err(|error| ServeError::Start(export::Error::Thread(Errno::from_io(&error))).into())
 }
 

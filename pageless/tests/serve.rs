@@ -6,11 +6,11 @@ mod common;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 
-use common::nbd::{CMD_FLUSH, CMD_WRITE, EPERM, Peer};
+use common::nbd::{CMD_FLUSH, CMD_WRITE, EIO, EPERM, Peer};
 use common::run::Run;
 use common::server::{Serve, Server};
 use common::{MIB, Scratch, have, noise, ok, same};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// A mebibyte of a buffer.
 const M: usize = 1 << 20;
@@ -77,6 +77,29 @@ fn one_ready_line_for_each_address() {
         !std::fs::exists(scratch.path("a.sock")).expect("stat")
             && !std::fs::exists(scratch.path("b.sock")).expect("stat")
     );
+}
+
+/// A file that somebody else cuts short, under a client.
+#[test]
+fn bytes_that_become_bad_are_told_once() {
+    let (sockets, memory) = (Scratch::short(), Scratch::shm());
+    let path = memory.path("disk");
+    let spec = format!("pmem:{path},size=64K");
+    let mut run = Run::start(&sockets.path(""), &["serve", &spec, "--nbd", "unix:s", "--json"]);
+    run.line();
+    let (mut peer, _) = Peer::connect(&sockets.path("s")).expect("it accepts");
+    assert_eq!(peer.ask(CMD_WRITE, 0, 0, 65536, &noise(65536, 1)), 0);
+    std::fs::File::options().write(true).open(&path).expect("there").set_len(32768).expect("shrinks");
+    for _ in 0..2 {
+        assert_eq!((peer.read_at(40960, 8192), peer.read_at(0, 32768).is_ok()), (Err(EIO), true));
+    }
+    let bad: Value = serde_json::from_str(&run.line()).expect("JSON");
+    assert_eq!(bad, json!({"event": "bad", "offset": 40960, "bytes": 4096, "known_by": "a fault"}));
+    let (code, rest, errors) = run.stop("-INT");
+    // Of what was written some is not there to be flushed.
+    assert_eq!(code, Some(1), "{errors}");
+    assert_eq!(errors.matches(": 4096 bytes at 40960 (a fault) are bad").count(), 1, "{errors}");
+    assert!(!rest.contains("\"bad\""), "{rest}");
 }
 
 #[test]

@@ -37,7 +37,7 @@ pub(super) fn open(memory: &Memory, spec: &BttSpec, options: Options, name: &str
     }
     let troubles = Some(disk.troubles_to_come());
     let notes = notes(&disk);
-    Ok(Opened { registering, notes, troubles, ..only_a_disk(name, Box::new(disk), made, fresh) })
+    Ok(Opened { medium: Some(region), registering, notes, troubles, ..only_a_disk(name, Box::new(disk), made, fresh) })
 }
 
 fn failed(spec: &BttSpec, error: BttError) -> Problem {

@@ -58,6 +58,8 @@ pub struct Opened {
     pub device: Box<dyn BlockDevice>,
     /// The memory, where the spec names memory.
     pub region: Option<Region>,
+    /// The memory that the disk lies in, where it does.
+    pub medium: Option<Region>,
     /// The file that was made for it. Dropping this removes the file, unless it is [kept](Made::keep).
     pub made: Option<Made>,
     /// Nothing was ever stored in it: all of it reads as zeroes.
@@ -102,7 +104,13 @@ fn open_memory(memory: &Memory, spec: &MemorySpec, options: Options, name: &str)
         _ => true,
     };
     let notes = page_cache_note(spec, &region).into_iter().collect();
-    Ok(Opened { region: Some(region), registering, notes, ..only_a_disk(name, device, made, fresh) })
+    Ok(Opened {
+        medium: Some(region.clone()),
+        region: Some(region),
+        registering,
+        notes,
+        ..only_a_disk(name, device, made, fresh)
+    })
 }
 
 fn open_file(memory: &Memory, path: &Path, size: Option<u64>, options: Options, name: &str) -> Result<Opened, Problem> {
@@ -121,6 +129,7 @@ fn only_a_disk(name: &str, device: Box<dyn BlockDevice>, made: Option<Made>, fre
         name: name.into(),
         device,
         region: None,
+        medium: None,
         made,
         fresh,
         registering: Duration::ZERO,
