@@ -165,10 +165,10 @@ impl<'k, T: Word> Cell<'k, T> {
 
     /// Writes the word, and its cache line back where that is what stores need: durable after the next
     /// [`fence`](crate::persist::fence). See [`Kmap::write_back`](crate::Kmap::write_back).
-    #[inline]
+    #[inline(always)]
     pub fn store_back(&self, value: T) -> Result<(), Fault> {
         self.store(value)?;
-        persist::write_back(self.region, self.addr, self.offset, size_of::<T>())
+        persist::write_back_word(self.region, self.addr, self.offset, size_of::<T>())
     }
 
     /// Sets bits and returns what was there before (full barrier).

@@ -29,7 +29,7 @@ use crate::fault::may_fault;
 use crate::persist::Stores;
 use stream::{Width, stream, write_back_stored};
 
-pub(crate) use stream::write_back;
+pub(crate) use stream::{write_back, write_back_word};
 
 #[cfg(feature = "testing")]
 use crate::testing::record;

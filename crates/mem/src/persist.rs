@@ -114,6 +114,22 @@ pub(crate) fn write_back(region: &Inner, addr: usize, offset: u64, len: usize) -
     })
 }
 
+/// The same of the line that an aligned word lies in.
+#[inline]
+pub(crate) fn write_back_word(region: &Inner, addr: usize, offset: u64, len: usize) -> Result<(), Fault> {
+    if region.backing.durability() != Durability::Clwb {
+        return Ok(());
+    }
+    copy::write_back_word(addr, len, region.backing.lines()).map_err(|fault| not_written_back(region, offset, fault))
+}
+
+#[cold]
+#[inline(never)]
+fn not_written_back(region: &Inner, offset: u64, fault: copy::Outcome) -> Fault {
+    bad::note(region, offset, fault.source());
+    Fault::Media
+}
+
 /// Makes bytes of a region durable.
 pub(crate) fn persist(region: &Inner, offset: u64, len: u64) -> Result<(), Fault> {
     let result = start(region, offset, len);

@@ -112,6 +112,7 @@ fn sync<const N: usize>(
     });
 }
 
+// Inlined: what is around a call takes as long as what each of them does.
 impl Write {
     fn flog_entry(&self, shared: &Shared) -> FlogEntry {
         // An error is kept, so that whoever recovers the lane tries the block first.
@@ -123,6 +124,7 @@ impl Write {
         if shared.in_pool { entry } else { entry.plain() }
     }
 
+    #[inline(always)]
     fn store_old(&mut self, shared: &Shared, maps: &mut Maps<'_>, flogs: &mut Flogs<'_>) -> Result<(), Failed> {
         let (arena, lba) = (self.arena(shared), self.lba);
         let failed = |fault: Fault| (Status::from(fault), State::Failed);
@@ -150,11 +152,13 @@ impl Write {
         })
     }
 
+    #[inline(always)]
     fn store_new(&mut self, shared: &Shared, flogs: &mut Flogs<'_>) -> Result<(), Failed> {
         let stored = flogs.store(self.arena(shared), &self.lane, Half::New, self.flog);
         stored.map_err(|fault| self.stuck(shared, fault))
     }
 
+    #[inline(always)]
     fn store_map(&mut self, shared: &Shared, maps: &mut Maps<'_>) -> Result<(), Failed> {
         let entry = MapEntry::normal(self.lane.free);
         let stored = maps.of(self.arena(shared), self.lba).and_then(|map| map.store(self.lba, entry));

@@ -110,11 +110,17 @@ impl<'s> LaneSet<'s> {
     }
 
     /// A lane of an arena that does nothing. `None`: give back what is written, and [`LaneSet::wait`].
-    #[inline]
+    #[inline(always)]
     pub(super) fn next(&mut self, pool: &'s LanePool) -> Option<Lane> {
         if let Some(group) = self.of(pool) {
             return group.pop_front();
         }
+        self.more(pool)
+    }
+
+    /// One of a group more.
+    #[cold]
+    fn more(&mut self, pool: &'s LanePool) -> Option<Lane> {
         let free = self.held.iter_mut().find(|held| held.is_none())?;
         let (_, group) = free.insert((pool, pool.find(self.home)?));
         group.pop_front()
@@ -127,6 +133,14 @@ impl<'s> LaneSet<'s> {
         let group = pool.wait(self.home)?;
         let (_, group) = self.held[0].insert((pool, group));
         group.pop_front()
+    }
+
+    /// One that was taken from there.
+    #[inline]
+    pub(super) fn give_back(&mut self, pool: &LanePool, lane: Lane) {
+        if let Some(group) = self.of(pool) {
+            group.push_back(lane);
+        }
     }
 
     /// The lanes of an arena that do nothing, if this batch has any of that arena.

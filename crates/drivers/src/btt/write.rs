@@ -19,10 +19,11 @@
 //! write takes another one. A block that was freed because it could not be read is tried first: zeroes are stored to it and
 //! read back.
 
+use std::array;
 use std::collections::VecDeque;
 
 use pageless_block::{Bio, ListCursor, Op, Status};
-use pageless_mem::{Access, Fault, Kmap, copy, copy_ahead, persist};
+use pageless_mem::{Access, Fault, Kmap, MemWriter, copy, copy_ahead, persist};
 
 use super::arena::Arena;
 use super::claims::Claimant;
@@ -179,32 +180,42 @@ impl Writes {
         self.store_data(shared, io, lanes, batch);
         commit(shared, io, &mut self.claims, &mut self.blocks, batch.1);
         self.marks = 0;
-        for write in self.blocks.drain(..) {
-            let arena = write.arena(shared);
-            let lane = match write.state {
-                State::Good => Lane {
+        let mut all_good = true;
+        for write in &self.blocks {
+            if write.state == State::Good {
+                let lane = Lane {
                     number: write.lane.number,
                     free: write.old.block(write.lba),
                     next: write.lane.next.other(),
                     seq: write.lane.seq.next(),
                     suspect: write.old.state() == MapState::Error,
-                },
-                State::Failed => write.lane,
-                State::Retired => {
-                    retire(shared, arena, &write.lane);
-                    continue;
-                }
+                };
+                lanes.give_back(&write.arena(shared).lanes, lane);
+            } else {
+                all_good = false;
+            }
+        }
+        if all_good {
+            self.blocks.clear();
+        } else {
+            self.end_others(shared, lanes);
+        }
+    }
+
+    /// What becomes of the lanes of those that did not go well, and of those that take another one.
+    #[cold]
+    fn end_others(&mut self, shared: &Shared, lanes: &mut LaneSet<'_>) {
+        for write in self.blocks.drain(..) {
+            let arena = write.arena(shared);
+            match write.state {
+                State::Failed => lanes.give_back(&arena.lanes, write.lane),
+                State::Retired => retire(shared, arena, &write.lane),
                 State::Again => {
                     retire(shared, arena, &write.lane);
                     self.again.push(write);
-                    continue;
                 }
-                // Its arena is frozen.
-                State::Committed | State::BadBlock => continue,
-            };
-            // They were taken from there.
-            if let Some(group) = lanes.of(&arena.lanes) {
-                group.push_back(lane);
+                // It has given its own back, or its arena is frozen.
+                State::Good | State::Committed | State::BadBlock => {}
             }
         }
     }
@@ -223,11 +234,14 @@ impl Writes {
             for write in &self.blocks {
                 maps.prefetch(write.arena(shared), write.lba);
             }
-            for at in 0..self.blocks.len() {
-                let (now, later) = self.blocks.split_at_mut(at + 1);
-                let Some(write) = now.last_mut().filter(|write| write.state == State::Good) else { continue };
-                let ahead = later.first().and_then(|next| next.source(shared, &section, &bios[next.job]));
-                if let Err(fault) = write.store_data(shared, &section, &bios[write.job], ahead) {
+            let source = |write: &Write| write.source(shared, &section, &bios[write.job]);
+            let sources: [_; PER_GROUP] = array::from_fn(|at| self.blocks.get(at).and_then(source));
+            let ahead = sources[1..].iter().chain([&None]);
+            for ((write, from), ahead) in self.blocks.iter_mut().zip(&sources).zip(ahead) {
+                if write.state == State::Good
+                    && let Err(fault) =
+                        write.store_data(shared, &section, &bios[write.job], (from.as_ref(), ahead.as_ref()))
+                {
                     write.blame(shared, jobs, fault);
                 }
             }
@@ -236,7 +250,7 @@ impl Writes {
             while write.state == State::BadBlock {
                 write.find_block(shared, io, lanes, jobs);
                 if write.state == State::Good
-                    && let Err(fault) = write.store_data(shared, &io.section(shared), &bios[write.job], None)
+                    && let Err(fault) = write.store_data(shared, &io.section(shared), &bios[write.job], (None, None))
                 {
                     write.blame(shared, jobs, fault);
                 }
@@ -315,21 +329,22 @@ impl Write {
     }
 
     /// What is going to be stored.
-    #[inline]
+    #[inline(always)]
     fn source<'s>(&self, shared: &Shared, section: &'s Section<'_>, bio: &Bio) -> Option<Kmap<'s>> {
         let mut frames = self.frames;
         let range = frames.take(&bio.data, u64::from(shared.lba_size.block()))?;
         section.frames(range, Access::Read).ok()
     }
 
-    /// Stores the bytes to the free block, and has those of the next one fetched meanwhile.
+    /// Stores the bytes to the free block, from its [source](Self::source) where that is known and all of them, and has those of
+    /// the next one fetched meanwhile.
     #[inline(always)]
     fn store_data(
         &self,
         shared: &Shared,
         section: &Section<'_>,
         bio: &Bio,
-        mut ahead: Option<Kmap<'_>>,
+        (from, ahead): (Option<&Kmap<'_>>, Option<&Kmap<'_>>),
     ) -> Result<(), Fault> {
         let window = section.block(self.arena(shared), self.lane.free, Access::Write)?;
         let mut to = window.writer().streaming();
@@ -337,20 +352,27 @@ impl Write {
         if bio.op != Op::Write {
             return to.zero(block + metadata).map_err(|error| error.fault);
         }
-        let (mut frames, mut left) = (self.frames, block as u64);
-        while let Some(range) = frames.take(&bio.data, left) {
-            let window = section.frames(range, Access::Read)?;
-            let copied = match ahead.take() {
-                Some(next) => copy_ahead(&mut window.reader(), &mut to, &next),
-                None => copy(&mut window.reader(), &mut to),
+        if let Some(from) = from.filter(|from| from.len() == block) {
+            let copied = match ahead {
+                Some(next) => copy_ahead(&mut from.reader(), &mut to, next),
+                None => copy(&mut from.reader(), &mut to),
             };
             copied.map_err(|error| error.fault)?;
-            left -= u64::from(range.len());
-            if left == 0 {
-                break;
-            }
+        } else {
+            self.store_parts(section, bio, &mut to, block as u64)?;
         }
         if metadata > 0 { to.zero(metadata).map_err(|error| error.fault) } else { Ok(()) }
+    }
+
+    /// The same of bytes that lie in more than one place, or of which it is not known where they lie.
+    #[inline(never)]
+    fn store_parts(&self, section: &Section<'_>, bio: &Bio, to: &mut MemWriter<'_>, block: u64) -> Result<(), Fault> {
+        let mut frames = self.frames;
+        for range in frames.up_to(&bio.data, block) {
+            let from = section.frames(range, Access::Read)?;
+            copy(&mut from.reader(), to).map_err(|error| error.fault)?;
+        }
+        Ok(())
     }
 }
 

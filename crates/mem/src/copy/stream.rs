@@ -6,7 +6,7 @@
 //! lines the caller writes back. Of vector registers with an upper half that slows older code down, the AVX-512
 //! routine uses none (16 and up have no such code), and the AVX routine clears it on every way out.
 
-use std::arch::{global_asm, is_x86_feature_detected};
+use std::arch::{asm, global_asm, is_x86_feature_detected};
 
 use pageless_sys::cpu::WriteBack;
 
@@ -237,6 +237,29 @@ pub(crate) fn write_back(addr: usize, len: usize, how: WriteBack) -> Result<(), 
         WriteBack::Clflush => unsafe { pageless_mem_clflush(first, end) },
     };
     if outcome.left == 0 { Ok(()) } else { Err(outcome) }
+}
+
+/// The same of a word, which lies in one line. Inlined, since a call takes longer than what it does.
+#[inline]
+pub(crate) fn write_back_word(addr: usize, len: usize, how: WriteBack) -> Result<(), Outcome> {
+    if how != WriteBack::Clwb {
+        return write_back(addr, len, how);
+    }
+    #[cfg(feature = "testing")]
+    super::record::writing_back(addr, len);
+    let fault;
+    // SAFETY: the word lies in a window (module `copy`), and the CPU has clwb.
+    unsafe {
+        asm!(
+            "2: clwb [{addr}]",
+            "3:",
+            may_fault!("2b", "3b", "3b"),
+            addr = in(reg) addr,
+            inout("r8") 0_usize => fault,
+            options(nostack, preserves_flags),
+        );
+    }
+    if fault == 0 { Ok(()) } else { Err(Outcome { left: len, fault_address: fault }) }
 }
 
 /// Writes back what was just stored with plain stores: all of it, or the edges of a streamed run.
