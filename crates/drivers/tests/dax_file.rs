@@ -259,13 +259,14 @@ fn a_collapse_moves_bytes_up_and_every_frame_behind_is_new() {
 #[test]
 fn what_the_file_system_refuses_changes_nothing() {
     let memory = Memory::new().unwrap();
-    let (path, content) = places()[0].file(&pattern(64 * KIB, 5));
+    let place = &places()[0];
+    let (path, content) = place.file(&pattern(64 * KIB, 5));
     let file = file(&memory, &path);
     let lease = file.lease(0, 64 * KIB as u64).unwrap();
     let error = file.grow(i64::MAX as u64 - 4096, LONG).unwrap_err();
     assert!(matches!(error.errno(), Some(Errno::EFBIG | Errno::EINVAL | Errno::ENOMEM | Errno::EOVERFLOW)), "{error}");
-    // Sealed against nothing, but immutable: what only root can do.
-    if rig::immutable(path.path(), true) {
+    // Sealed against nothing, but immutable: what only root can do. Not every file system looks at that once a file is open.
+    if place.name() == "ext4" && rig::immutable(path.path(), true) {
         let error = file.truncate(10, LONG).unwrap_err();
         let punched = file.punch_hole(0, 8192, LONG).unwrap_err();
         let grown = file.grow(1 << 20, LONG).unwrap_err();
