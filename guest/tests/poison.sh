@@ -72,7 +72,7 @@ check "tmpfs: a page goes bad" hwpoison /dev/shm/disk $bad
 check "tmpfs: what lies before it is read" qemu-io -f raw "$uri" -c "read -P 0x5a 0 $bad"
 check "tmpfs: what lies behind it is read" qemu-io -f raw "$uri" -c "read -P 0x5a $((bad + 4096)) 4M"
 expect_fail "tmpfs: the bad page is an I/O error" "Input/output error" qemu-io -f raw "$uri" -c "read $bad 4096"
-check "tmpfs: the server says which it is, and how it knows" await grep -q ": 4096 bytes at $bad (a memory error) are bad" /tmp/serve.log
+check "tmpfs: the server says which it is, and how it knows" await grep -q ": 4096 bytes at $bad (a memory error) of its memory are bad" /tmp/serve.log
 touched=$(grep -c BUS_MCEERR_AR signals)
 expect_fail "tmpfs: so is a read across it" "Input/output error" qemu-io -f raw "$uri" -c "read $((bad - 4096)) 12k"
 check_says "tmpfs: it was a SIGBUS for memory that failed" "SIGBUS.*BUS_MCEERR_AR" cat signals
@@ -80,7 +80,7 @@ check "tmpfs: the server lives" kill -0 "$server"
 check "tmpfs: a write beside it is taken" qemu-io -f raw "$uri" -c "write -P 0xa5 $((bad + 4096)) 4096" -c "read -P 0xa5 $((bad + 4096)) 4096"
 expect_fail "tmpfs: a write to a part of it leaves it bad" "Input/output error" qemu-io -f raw "$uri" -c "write -P 0x77 $bad 512"
 check "tmpfs: overwritten whole it is sound again" qemu-io -f raw "$uri" -c "write -P 0x77 $bad 4096" -c "read -P 0x77 $bad 4096"
-check "tmpfs: the server says so" await grep -q ": 4096 bytes at $bad (a memory error) are good again" /tmp/serve.log
+check "tmpfs: the server says so" await grep -q ": 4096 bytes at $bad (a memory error) of its memory are good again" /tmp/serve.log
 check_equal "tmpfs: nobody touched it after the first time" "$touched" "$(grep -c BUS_MCEERR_AR signals)"
 stop_serving
 check "tmpfs: a copy has all of it" pageless copy pmem:/dev/shm/disk ram:16M --verify
@@ -104,7 +104,7 @@ expect_fail "raw: the bad sector is an I/O error" "Input/output error" qemu-io -
 check "raw: its neighbours are read" qemu-io -f raw "$uri" -c "read -P 0 1M 1M" -c "read -P 0 2101248 1M"
 # What the kernel finds meanwhile is known as well.
 check "raw: the first block of the second half goes bad" sh -c "echo '$((size / 1024)) 8' >/sys/block/$namespace/badblocks"
-check "raw: the server says so" await grep -q ": 4096 bytes at $((size / 2)) (the kernel's badblocks) are bad" /tmp/serve.log
+check "raw: the server says so" await grep -q ": 4096 bytes at $((size / 2)) (the kernel's badblocks) of its memory are bad" /tmp/serve.log
 check "raw: the sector is written again, and read" qemu-io -f raw "$uri" -c "write -P 0x7a 2M 4096" -c flush -c "read -P 0x7a 2M 4096"
 stop_serving
 check_equal "raw: nobody has touched it" 0 "$(grep -c SIGBUS signals)"

@@ -6,13 +6,14 @@ mod error;
 mod summary;
 mod vhost;
 
+use std::io::ErrorKind;
 use std::net::ToSocketAddrs as _;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pageless::block::BlockDevice;
 use pageless::drivers::btt::Trouble;
@@ -23,7 +24,7 @@ use pageless::open::{Options, open};
 use pageless::spec::{DeviceSpec, Listen, Spec};
 use pageless::sys::Errno;
 use pageless::sys::limits::raise_descriptors;
-use pageless::sys::signal::{Termination, block_termination};
+use pageless::sys::signal::{Termination, block_termination, unblock_termination};
 use serde::Serialize;
 
 use self::bad::BadWatch;
@@ -84,15 +85,41 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
     drop(device);
     // Where stdout is gone, whoever waits for the ready line never gets it, so there is nothing to wait for.
     let signal = if told.is_ok() { signals.wait() } else { Termination::Terminate };
-    let told = told.and_then(|()| tell(args, &Event::Stopping { signal: name(signal) }));
+    // Not here: the servers are stopped even if nobody reads what is told.
+    let stopping =
+        told.is_ok().then(|| spawn("stopping", move || tell(json, &Event::Stopping { signal: name(signal) })));
+    tellers.extend(stopping.transpose()?);
     let stopped = servers.stop(args, &opened.name);
-    let told = bad.map_or(Ok(()), BadWatch::stop).and(told);
-    let told = tellers.into_iter().fold(told, |told, teller| told.and(teller.join().unwrap_or(Ok(()))));
+    tellers.extend(bad.map(BadWatch::stop));
+    let told = told.and(all_told(tellers));
     let stopped = stopped.map_err(|error| ServeError::stop(error, &opened.name))?;
-    if !args.json {
+    told?;
+    all_told([spawn("stopped", move || tell_stopped(stopped, json))?])
+}
+
+/// Waits for those who tell something, and not for ever for whoever is to read it.
+fn all_told(tellers: impl IntoIterator<Item = Teller>) -> Result<(), Failure> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut told = Ok(());
+    for teller in tellers {
+        while !teller.is_finished() {
+            if Instant::now() > deadline {
+                // Whoever is to read what goes wrong may be as slow, and nothing is left that a signal could harm.
+                unblock_termination()?;
+                return Err(Failure::Output(ErrorKind::TimedOut.into()));
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        told = told.and(teller.join().unwrap_or(Ok(())));
+    }
+    told
+}
+
+fn tell_stopped(stopped: Stopped, json: bool) -> Result<(), Failure> {
+    if !json {
         stopped.exports.iter().for_each(|export| output::aside(&export.to_string()));
     }
-    told.and_then(|()| tell(args, &Event::Stopped(stopped)))
+    tell(json, &Event::Stopped(stopped))
 }
 
 /// What listens.
@@ -222,6 +249,10 @@ enum Event<'e> {
     Bad(Bad),
     /// They were, and are no more.
     GoodAgain(Bad),
+    /// So many more runs of bytes became bad, or good again, at the same time as those that were told.
+    BadLeftOut { count: usize },
+    /// More of the medium is bad than can be listed.
+    MoreBad,
     /// A signal came.
     Stopping { signal: &'static str },
     /// All is answered, flushed and removed.
@@ -276,14 +307,14 @@ fn tell_ready(servers: &Servers, args: &ServeArgs, served: Served) -> Result<(),
     for address in addresses {
         let nbd = address.to_string();
         if args.json {
-            tell(args, &Event::Ready { nbd, export: &args.export, served })?;
+            tell(args.json, &Event::Ready { nbd, export: &args.export, served })?;
         } else {
             output::text(&format!("ready nbd {nbd}\n"))?;
         }
     }
     if let Some(server) = &servers.vhost {
         if args.json {
-            tell(args, &Event::ReadyVhost { vhost_user: server.path(), served })?;
+            tell(args.json, &Event::ReadyVhost { vhost_user: server.path(), served })?;
         } else {
             output::text(&format!("ready vhost-user {}\n", server.path().display()))?;
         }
@@ -318,8 +349,8 @@ fn spawn(name: &str, run: impl FnOnce() -> Result<(), Failure> + Send + 'static)
     thread.map_err(|error| ServeError::Start(export::Error::Thread(Errno::from_io(&error))).into())
 }
 
-fn tell(args: &ServeArgs, event: &Event<'_>) -> Result<(), Failure> {
-    if args.json { output::json(event) } else { Ok(()) }
+fn tell(json: bool, event: &Event<'_>) -> Result<(), Failure> {
+    if json { output::json(event) } else { Ok(()) }
 }
 
 /// What a newcomer can type into another terminal.

@@ -79,27 +79,66 @@ fn one_ready_line_for_each_address() {
     );
 }
 
-/// A file that somebody else cuts short, under a client.
+/// A disk on a tmpfs that somebody else cuts short under a client.
+struct Cut {
+    sockets: Scratch,
+    _memory: Scratch,
+    run: Run,
+    peer: Peer,
+}
+
+impl Cut {
+    /// `to` bytes are left of so many.
+    fn new(len: usize, to: u64) -> Cut {
+        let (sockets, memory) = (Scratch::short(), Scratch::shm());
+        let path = memory.path("disk");
+        let spec = format!("pmem:{path},size={len}");
+        let mut run = Run::start(&sockets.path(""), &["serve", &spec, "--nbd", "unix:s", "--json"]);
+        run.line();
+        let (mut peer, _) = Peer::connect(&sockets.path("s")).expect("it accepts");
+        assert_eq!(peer.ask(CMD_WRITE, 0, 0, u32::try_from(len).expect("small"), &noise(len, 1)), 0);
+        std::fs::File::options().write(true).open(&path).expect("there").set_len(to).expect("shrinks");
+        Cut { sockets, _memory: memory, run, peer }
+    }
+}
+
 #[test]
 fn bytes_that_become_bad_are_told_once() {
-    let (sockets, memory) = (Scratch::short(), Scratch::shm());
-    let path = memory.path("disk");
-    let spec = format!("pmem:{path},size=64K");
-    let mut run = Run::start(&sockets.path(""), &["serve", &spec, "--nbd", "unix:s", "--json"]);
-    run.line();
-    let (mut peer, _) = Peer::connect(&sockets.path("s")).expect("it accepts");
-    assert_eq!(peer.ask(CMD_WRITE, 0, 0, 65536, &noise(65536, 1)), 0);
-    std::fs::File::options().write(true).open(&path).expect("there").set_len(32768).expect("shrinks");
+    let mut cut = Cut::new(65536, 32768);
     for _ in 0..2 {
-        assert_eq!((peer.read_at(40960, 8192), peer.read_at(0, 32768).is_ok()), (Err(EIO), true));
+        assert_eq!((cut.peer.read_at(40960, 8192), cut.peer.read_at(0, 32768).is_ok()), (Err(EIO), true));
     }
-    let bad: Value = serde_json::from_str(&run.line()).expect("JSON");
+    let bad: Value = serde_json::from_str(&cut.run.line()).expect("JSON");
     assert_eq!(bad, json!({"event": "bad", "offset": 40960, "bytes": 4096, "known_by": "a fault"}));
-    let (code, rest, errors) = run.stop("-INT");
+    // What is found just before the end is told as well.
+    assert_eq!(cut.peer.read_at(53248, 4096), Err(EIO));
+    let (code, rest, errors) = cut.run.stop("-INT");
     // Of what was written some is not there to be flushed.
     assert_eq!(code, Some(1), "{errors}");
-    assert_eq!(errors.matches(": 4096 bytes at 40960 (a fault) are bad").count(), 1, "{errors}");
-    assert!(!rest.contains("\"bad\""), "{rest}");
+    for at in [40960, 53248] {
+        assert_eq!(
+            errors.matches(&format!(": 4096 bytes at {at} (a fault) of its memory are bad")).count(),
+            1,
+            "{errors}"
+        );
+    }
+    assert_eq!(rest.matches("\"bad\"").count(), 1, "{rest}");
+}
+
+/// However many they are, and whether anybody reads of them.
+#[test]
+fn a_flood_of_bad_bytes_keeps_nobody_from_stopping_it() {
+    let mut cut = Cut::new(M, 0);
+    for block in (0..256).step_by(2) {
+        assert_eq!(cut.peer.read_at(block * 4096, 4096), Err(EIO));
+    }
+    let told: Vec<Value> = (0..17).map(|_| serde_json::from_str(&cut.run.line()).expect("JSON")).collect();
+    assert!(told[..16].iter().all(|event| event["event"] == "bad"), "{told:?}");
+    assert_eq!(told[16]["event"], "bad-left-out");
+    let (_, rest, errors) = cut.run.stop("-INT");
+    assert!(rest.matches("\"bad\"").count() <= 48, "{rest}");
+    assert!(errors.contains("more runs of bytes are bad"), "{errors}");
+    assert!(!std::fs::exists(cut.sockets.path("s")).expect("stat"), "the socket stayed behind");
 }
 
 #[test]

@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use pageless_sys::Errno;
 use pageless_sys::fault::POISONED;
 use pageless_sys::fiemap::{self, Placed};
 use pageless_sys::file::{FallocMode, File, Run};
@@ -29,6 +30,9 @@ use crate::{Error, Fault};
 
 /// Runs remembered per region, at most. What is not remembered is found again by its faults.
 const MAX_RUNS: usize = 1024;
+
+/// How often the kernel's list is asked for anew because something was overwritten meanwhile.
+const TRIES: u32 = 4;
 
 /// Bytes of a frame.
 const FRAME: usize = 4096;
@@ -64,6 +68,24 @@ pub struct BadRange {
 }
 
 impl BadRange {
+    /// The parts of these that lie in none of the others. Both are by offset, and none of one overlaps another.
+    pub fn beyond(these: &[BadRange], others: &[BadRange]) -> Vec<BadRange> {
+        let mut parts = Vec::new();
+        for range in these {
+            let mut at = range.offset;
+            for other in others.iter().take_while(|other| other.offset < range.end()) {
+                if other.offset > at {
+                    parts.push(BadRange { offset: at, len: other.offset - at, ..*range });
+                }
+                at = at.max(other.end());
+            }
+            if at < range.end() {
+                parts.push(BadRange { offset: at, len: range.end() - at, ..*range });
+            }
+        }
+        parts
+    }
+
     fn end(&self) -> u64 {
         self.offset.saturating_add(self.len)
     }
@@ -75,14 +97,20 @@ pub(crate) struct BadList {
     known: Mutex<Known>,
     /// Some of it could not be shut: windows on it are refused by the table.
     gate: AtomicBool,
+    /// The table knows that.
+    gate_is_known: AtomicBool,
 }
 
 #[derive(Debug, Default)]
 struct Known {
     /// By offset, none touching another of the same source, none overlapping.
     runs: Vec<BadRange>,
-    /// Some did not fit, or could not be placed.
+    /// Some did not fit.
     more: bool,
+    /// The kernel's list has some that did not fit, or could not be placed.
+    more_listed: bool,
+    /// How often something was taken off the list, or the kernel's was taken over.
+    changes: u64,
 }
 
 impl Known {
@@ -214,9 +242,8 @@ pub(crate) fn clear(region: &Inner, offset: u64) -> Result<(), Fault> {
     drop(closed);
     region.punches.fetch_add(1, Ordering::Release);
     // Written, and yet the kernel does not take it for sound.
-    if from_kernel(region)
-        .is_some_and(|(runs, _)| runs.iter().any(|run| run.offset < offset + len && offset < run.end()))
-    {
+    let Ok(listed) = from_kernel(region) else { return Err(Fault::Media) };
+    if listed.is_some_and(|(runs, _)| runs.iter().any(|run| run.offset < offset + len && offset < run.end())) {
         return Err(Fault::Media);
     }
     cleared(region, offset, FRAME_SIZE);
@@ -226,12 +253,16 @@ pub(crate) fn clear(region: &Inner, offset: u64) -> Result<(), Fault> {
 /// Whole frames have new memory: opens those of them that were shut.
 #[cold]
 pub(crate) fn cleared(region: &Inner, offset: u64, len: u64) {
-    let mut known = region.bad.known();
+    open(region, &mut region.bad.known(), offset, len);
+}
+
+fn open(region: &Inner, known: &mut Known, offset: u64, len: u64) {
     let end = offset.saturating_add(len);
     let runs: Vec<BadRange> = known.runs.iter().filter(|run| run.offset < end && offset < run.end()).copied().collect();
     if runs.is_empty() {
         return;
     }
+    known.changes += 1;
     known.carve(offset, end);
     for run in runs.into_iter().filter(|run| run.source != BadSource::Fault) {
         let (start, end) = (run.offset.max(offset), run.end().min(end));
@@ -292,16 +323,21 @@ fn addresses(region: &Inner, offset: u64, len: u64) -> Option<(&Mapping, usize, 
     Some((mapping, usize::try_from(offset).ok()?, usize::try_from(len).ok().filter(|len| *len > 0)?))
 }
 
-/// What the kernel knows to be bad of this region, as whole frames by offset, and whether there is more. `None` where no
-/// device is known.
-fn from_kernel(region: &Inner) -> Option<(Vec<BadRange>, bool)> {
-    let medium = region.backing.medium()?;
-    let (bytes, more) = medium.bad_bytes(MAX_RUNS);
+/// Whole frames by offset, and whether there are more.
+type Listed = (Vec<BadRange>, bool);
+
+/// What the kernel knows to be bad of this region. `None` where no device is known.
+///
+/// # Errors
+/// Where the kernel does not say.
+fn from_kernel(region: &Inner) -> Result<Option<Listed>, Errno> {
+    let Some(medium) = region.backing.medium() else { return Ok(None) };
+    let (bytes, more) = medium.bad_bytes(MAX_RUNS)?;
     if bytes.is_empty() {
-        return Some((Vec::new(), more));
+        return Ok(Some((Vec::new(), more)));
     }
     if !medium.translated() {
-        return Some((Vec::new(), true));
+        return Ok(Some((Vec::new(), true)));
     }
     let (start, end) = (region.backing.in_file(0), region.backing.in_file(region.backing.reserved()));
     let mut found = Placing { bytes: &bytes, start, end, frames: Known { more, ..Known::default() } };
@@ -315,7 +351,7 @@ fn from_kernel(region: &Inner) -> Option<(Vec<BadRange>, bool)> {
             found.frames.more |= told.is_err();
         }
     }
-    Some((found.frames.runs, found.frames.more))
+    Ok(Some((found.frames.runs, found.frames.more)))
 }
 
 /// Finds the frames of a region that bad bytes of the device lie in.
@@ -345,25 +381,48 @@ impl Placing<'_> {
     }
 }
 
-/// Reads the kernel's list: shuts what is new on it, and opens what is on it no more. The caller is in a section, or is the
-/// only one who knows the region.
-pub(crate) fn import(region: &Inner) {
-    let Some((runs, more)) = from_kernel(region) else { return };
+/// What the kernel said, and what was known when it was asked.
+struct Asked {
+    listed: Listed,
+    changes: u64,
+}
+
+/// Asks the kernel, which may take a while. `None` where it has nothing to say, or does not say it.
+fn ask(region: &Inner) -> Option<Asked> {
+    let changes = region.bad.known().changes;
+    from_kernel(region).ok().flatten().map(|listed| Asked { listed, changes })
+}
+
+/// Shuts what is new on the kernel's list, and opens what is on it no more: false where something was overwritten since it was
+/// asked, which it may have as it was before. The caller is in a section, or is the only one who knows the region.
+fn take_over(region: &Inner, Asked { listed: (runs, more), changes }: Asked) -> bool {
     let mut known = region.bad.known();
-    let gone = known.runs.iter().filter(|run| run.source == BadSource::Kernel && !runs.contains(run));
-    let gone: Vec<BadRange> = gone.copied().collect();
-    drop(known);
-    for run in gone {
-        cleared(region, run.offset, run.len);
+    if known.changes != changes {
+        return false;
     }
-    known = region.bad.known();
-    known.more = more;
-    for run in runs {
-        if known.at(run.offset).is_none_or(|old| old.end() < run.end() || old.source == BadSource::Fault)
-            && known.add(run)
-        {
-            shut(region, run);
+    known.changes += 1;
+    known.more_listed = more;
+    // What has no room is not gone.
+    if !more {
+        let kernels: Vec<BadRange> = known.runs.iter().filter(|run| run.source == BadSource::Kernel).copied().collect();
+        for gone in BadRange::beyond(&kernels, &runs) {
+            open(region, &mut known, gone.offset, gone.len);
         }
+    }
+    let shut_before: Vec<BadRange> = known.runs.iter().filter(|run| run.source != BadSource::Fault).copied().collect();
+    for new in BadRange::beyond(&runs, &shut_before) {
+        if known.add(new) {
+            shut(region, new);
+        }
+    }
+    true
+}
+
+/// Reads the kernel's list and takes it over. The caller is in a section, or is the only one who knows the region.
+pub(crate) fn import(region: &Inner) {
+    if let Some(asked) = ask(region) {
+        // Somebody who cleared a frame meanwhile has asked as well.
+        take_over(region, asked);
     }
 }
 
@@ -381,25 +440,33 @@ impl Region {
 
     /// Whether there is more that is bad than the list holds: it is bounded, and device-mapper hides where blocks lie.
     pub fn more_bad(&self) -> bool {
-        self.inner().bad.known().more
+        let known = self.inner().bad.known();
+        known.more || known.more_listed
     }
 
     /// Reads the kernel's list of bad blocks again: what is on it is not touched from now on, what is on it no more may be.
-    /// Asks the file system where the file lies if there are any.
+    /// Asks the file system where the file lies if there are any. What is known stays so where the kernel does not answer.
     ///
     /// # Errors
     /// [`Error::Fault`] with `Gone` for a region that was revoked.
     pub fn refresh_bad(&self) -> Result<(), Error> {
         let region = self.inner();
-        let before = region.bad.gate();
         let mut reader = self.publisher().reader();
-        let online = reader.online();
-        if region.len() == 0 {
-            return Err(Error::Fault { fault: Fault::Gone, offset: 0, len: 0 });
+        let mut tries = 0..TRIES;
+        loop {
+            // Others wait for who is in a section, and a file system may take long.
+            let asked = if region.len() == 0 { None } else { ask(region) };
+            let online = reader.online();
+            if region.len() == 0 {
+                return Err(Error::Fault { fault: Fault::Gone, offset: 0, len: 0 });
+            }
+            let done = asked.is_none_or(|asked| take_over(region, asked));
+            drop(online);
+            if done || tries.next().is_none() {
+                break;
+            }
         }
-        import(region);
-        drop(online);
-        if region.bad.gate() != before {
+        if region.bad.gate() && !region.bad.gate_is_known.swap(true, Ordering::AcqRel) {
             self.publisher().refresh(region);
         }
         Ok(())

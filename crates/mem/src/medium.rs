@@ -6,7 +6,7 @@
 //! from; a device-mapper device leads to what it is made of. Another region of the machine says nothing about this one.
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
 use pageless_sys::Errno;
@@ -21,6 +21,9 @@ pub(crate) const SYS: &str = "/sys";
 
 /// Bytes of a sector, wherever the kernel counts in sectors.
 const SECTOR: u64 = 512;
+
+/// Bytes of a list in sysfs, at most: it ends there, inside a line or not.
+const LIST: usize = 4096;
 
 /// The device under a mapping.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,12 +97,20 @@ impl Medium {
     }
 
     /// Bytes `(offset, len)` of what was found that the kernel knows to be bad, at most `most` runs; whether there are more.
-    pub(crate) fn bad_bytes(&self, most: usize) -> (Vec<(u64, u64)>, bool) {
-        let own = text(&self.folder.join("badblocks")).map(|list| (list, self.start));
-        let list = own.into_iter().chain(self.regions.iter().filter_map(|region| self.of_region(region)));
-        let mut found = Vec::new();
-        for (list, start) in list {
-            for line in list.lines() {
+    ///
+    /// # Errors
+    /// Where it has a list that cannot be read now.
+    pub(crate) fn bad_bytes(&self, most: usize) -> Result<(Vec<(u64, u64)>, bool), Errno> {
+        let own = list(&self.folder)?.map(|list| (list, self.start));
+        let of_regions = self.regions.iter().filter_map(|region| self.of_region(region).transpose());
+        let (mut found, mut more) = (Vec::new(), false);
+        for list in own.map(Ok).into_iter().chain(of_regions) {
+            let (list, start) = list?;
+            // The last line of a list that goes on may be a part of one.
+            let whole =
+                if list.len() + 1 < LIST { &list[..] } else { list.rsplit_once('\n').map_or("", |(whole, _)| whole) };
+            more |= whole.len() < list.len();
+            for line in whole.lines() {
                 let mut words = line.split_whitespace().map(|word| word.parse::<u64>().ok());
                 let (Some(Some(sector)), Some(Some(sectors))) = (words.next(), words.next()) else { continue };
                 let (from, to) = (sector.saturating_mul(SECTOR), sector.saturating_add(sectors).saturating_mul(SECTOR));
@@ -108,18 +119,19 @@ impl Medium {
                     continue;
                 }
                 if found.len() == most {
-                    return (found, true);
+                    return Ok((found, true));
                 }
                 found.push((from, to - from));
             }
         }
-        (found, false)
+        Ok((found, more))
     }
 
     /// A devdax device has no list of its own: that of its region, and where in the region the device begins.
-    fn of_region(&self, region: &Path) -> Option<(String, u64)> {
-        let (device, whole) = (hex(&self.folder.join("resource"))?, hex(&region.join("resource"))?);
-        Some((text(&region.join("badblocks"))?, device.checked_sub(whole)?))
+    fn of_region(&self, region: &Path) -> Result<Option<(String, u64)>, Errno> {
+        let start = hex(&self.folder.join("resource")).zip(hex(&region.join("resource")));
+        let Some(start) = start.and_then(|(device, whole)| device.checked_sub(whole)) else { return Ok(None) };
+        Ok(list(region)?.map(|list| (list, start)))
     }
 
     /// The UUID of the namespace that the whole device is, zeroes where that has none: not of one that it is a part of, or that it
@@ -181,6 +193,15 @@ fn region_above(folder: &Path) -> Option<PathBuf> {
             numbered(path, "region").is_some() && path.parent().is_some_and(|bus| numbered(bus, "ndbus").is_some())
         })
         .map(Path::to_owned)
+}
+
+/// The list of bad blocks of a device, where it has one.
+fn list(folder: &Path) -> Result<Option<String>, Errno> {
+    match fs::read_to_string(folder.join("badblocks")) {
+        Ok(list) => Ok(Some(list)),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) => Ok(None),
+        Err(error) => Err(Errno::from_io(&error)),
+    }
 }
 
 fn text(path: &Path) -> Option<String> {

@@ -24,6 +24,16 @@ pub struct SignalFd(OwnedFd);
 /// Blocks SIGINT, SIGTERM and SIGHUP in this thread and every thread it starts later, and makes them readable.
 /// Call it before starting threads.
 pub fn block_termination() -> Result<SignalFd, Error> {
+    let set = termination();
+    mask(libc::SIG_BLOCK, &set)?;
+    // SAFETY: `set` is live; -1 asks for a new descriptor.
+    let fd = unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
+    check("signalfd4", fd.into())?;
+    // SAFETY: the call above returned this descriptor and nobody else has it.
+    Ok(SignalFd(unsafe { OwnedFd::from_raw_fd(fd) }))
+}
+
+fn termination() -> libc::sigset_t {
     // SAFETY: sigset_t is plain data that sigemptyset fills in.
     let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
     // SAFETY: `set` is live.
@@ -32,16 +42,15 @@ pub fn block_termination() -> Result<SignalFd, Error> {
         // SAFETY: `set` is live and the signal number valid.
         unsafe { libc::sigaddset(&raw mut set, signal) };
     }
+    set
+}
+
+fn mask(how: i32, set: &libc::sigset_t) -> Result<(), Error> {
     // SAFETY: `set` is live; the old mask is not asked for.
-    let errno = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) };
-    if errno != 0 {
-        return Err(Error::Call { call: "pthread_sigmask", errno: crate::Errno::from_raw(errno) });
+    match unsafe { libc::pthread_sigmask(how, set, std::ptr::null_mut()) } {
+        0 => Ok(()),
+        errno => Err(Error::Call { call: "pthread_sigmask", errno: crate::Errno::from_raw(errno) }),
     }
-    // SAFETY: `set` is live; -1 asks for a new descriptor.
-    let fd = unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
-    check("signalfd4", fd.into())?;
-    // SAFETY: the call above returned this descriptor and nobody else has it.
-    Ok(SignalFd(unsafe { OwnedFd::from_raw_fd(fd) }))
 }
 
 impl SignalFd {
@@ -68,6 +77,11 @@ impl SignalFd {
             unsafe { libc::poll(&raw mut poll, 1, -1) };
         }
     }
+}
+
+/// From now on the next one ends the process, as it does where nobody cares: for who has nothing left to do but to say so.
+pub fn unblock_termination() -> Result<(), Error> {
+    mask(libc::SIG_UNBLOCK, &termination())
 }
 
 impl AsFd for SignalFd {

@@ -4,16 +4,19 @@
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
-use pageless::mem::{BadRange, Region};
+use pageless::mem::{BadRange, BadSource, Region};
 
 use super::{Event, Teller, spawn};
 use crate::bad::Bad;
 use crate::failure::Failure;
 use crate::output;
 
-/// From one look to the next: the kernel may find something that nobody here has touched.
-const PERIOD: Duration = Duration::from_secs(2);
-/// Lines of one look, at most, on a screen. Programs get them all.
+/// From one look to the next.
+const PERIOD: Duration = Duration::from_secs(1);
+/// Looks of which one asks the kernel, who may find something that nobody here has touched: that takes a while where files have
+/// many extents.
+const ASK: u32 = 10;
+/// Runs of bytes that are told of one look, at most: a client that can have memory go bad floods nobody.
 const SHOWN: usize = 16;
 
 /// Looks again and again, until it is stopped.
@@ -26,14 +29,14 @@ pub(super) struct BadWatch {
 impl BadWatch {
     pub(super) fn start(region: Region, json: bool, device: &str) -> Result<BadWatch, Failure> {
         let (stop, stopped) = channel();
-        let looks = Looks { region, json, device: device.to_owned(), told: Vec::new() };
+        let looks = Looks { region, json, device: device.to_owned(), told: Vec::new(), told_more: false };
         Ok(BadWatch { stop, teller: spawn("bad-watch", move || looks.run(&stopped))? })
     }
 
-    /// Tells what was found since it looked last.
-    pub(super) fn stop(self) -> Result<(), Failure> {
+    /// Has it look for the last time, and tell what it finds.
+    pub(super) fn stop(self) -> Teller {
         drop(self.stop);
-        self.teller.join().unwrap_or(Ok(()))
+        self.teller
     }
 }
 
@@ -42,87 +45,58 @@ struct Looks {
     json: bool,
     device: String,
     told: Vec<BadRange>,
+    told_more: bool,
 }
 
 impl Looks {
     fn run(mut self, stopped: &Receiver<()>) -> Result<(), Failure> {
+        // What is known when it is opened was found by asking.
+        self.look()?;
+        let mut looks = (1..=ASK).cycle();
         while stopped.recv_timeout(PERIOD) == Err(RecvTimeoutError::Timeout) {
+            if looks.next() == Some(ASK) {
+                self.ask();
+            }
             self.look()?;
         }
+        self.ask();
         self.look()
     }
 
+    fn ask(&self) {
+        // Of a region that is gone nobody wants to know.
+        let _ = self.region.refresh_bad();
+    }
+
     fn look(&mut self) -> Result<(), Failure> {
-        // Of a region that is gone there is nothing to know.
-        if self.region.refresh_bad().is_err() {
-            return Ok(());
-        }
         let now = self.region.bad();
-        self.tell(&without(&now, &self.told), "bad: an I/O error for whoever asks for them", Event::Bad)?;
-        self.tell(&without(&self.told, &now), "good again", Event::GoodAgain)?;
+        self.tell(&BadRange::beyond(&now, &self.told), "bad", Event::Bad)?;
+        // Of what was but a fault nobody knows whether it would be one again.
+        let mut gone = BadRange::beyond(&self.told, &now);
+        gone.retain(|range| range.source != BadSource::Fault);
+        self.tell(&gone, "good again", Event::GoodAgain)?;
         self.told = now;
+        if self.region.more_bad() && !self.told_more {
+            self.told_more = true;
+            output::aside(&format!("pageless: {}: more of its memory is bad than can be listed\n", self.device));
+            self.event(&Event::MoreBad)?;
+        }
         Ok(())
     }
 
     fn tell(&self, ranges: &[BadRange], what: &str, event: fn(Bad) -> Event<'static>) -> Result<(), Failure> {
-        for range in ranges.iter().take(SHOWN) {
-            output::aside(&format!("pageless: {}: {} are {what}\n", self.device, Bad::from(*range)));
+        for bad in ranges.iter().take(SHOWN).map(|range| Bad::from(*range)) {
+            output::aside(&format!("pageless: {}: {bad} of its memory are {what}\n", self.device));
+            self.event(&event(bad))?;
         }
-        if let Some(more @ 1..) = ranges.len().checked_sub(SHOWN) {
-            output::aside(&format!("pageless: {}: and {more} more runs of bytes are {what}\n", self.device));
+        if let Some(count @ 1..) = ranges.len().checked_sub(SHOWN) {
+            output::aside(&format!("pageless: {}: and {count} more runs of bytes are {what}\n", self.device));
+            self.event(&Event::BadLeftOut { count })?;
         }
-        if self.json { ranges.iter().try_for_each(|range| output::json(&event(Bad::from(*range)))) } else { Ok(()) }
-    }
-}
-
-/// The parts of some ranges that lie in none of others; both by offset.
-fn without(ranges: &[BadRange], others: &[BadRange]) -> Vec<BadRange> {
-    let mut parts = Vec::new();
-    for range in ranges {
-        let (mut at, end) = (range.offset, range.offset + range.len);
-        for other in others {
-            if other.offset >= end {
-                break;
-            }
-            if other.offset > at {
-                parts.push(BadRange { offset: at, len: other.offset - at, ..*range });
-            }
-            at = at.max(other.offset + other.len);
-        }
-        if at < end {
-            parts.push(BadRange { offset: at, len: end - at, ..*range });
-        }
-    }
-    parts
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use pageless::mem::BadSource;
-    use proptest::prelude::*;
-
-    fn ranges() -> impl Strategy<Value = Vec<BadRange>> {
-        prop::collection::vec((1..5_u64, 1..5_u64), 0..6).prop_map(|gaps| {
-            let mut at = 0;
-            let range = |(gap, len): (u64, u64)| {
-                let range = BadRange { offset: at + gap, len, source: BadSource::Poison };
-                at += gap + len;
-                range
-            };
-            gaps.into_iter().map(range).collect()
-        })
+        Ok(())
     }
 
-    proptest! {
-        #[test]
-        fn what_is_told_is_what_is_new(now in ranges(), told in ranges()) {
-            let has = |ranges: &[BadRange], byte| ranges.iter().filter(|it| (it.offset..it.offset + it.len).contains(&byte)).count();
-            let new = without(&now, &told);
-            for byte in 0..64 {
-                let expected = usize::from(has(&now, byte) == 1 && has(&told, byte) == 0);
-                prop_assert_eq!(has(&new, byte), expected, "byte {}", byte);
-            }
-        }
+    fn event(&self, event: &Event<'_>) -> Result<(), Failure> {
+        super::tell(self.json, event)
     }
 }

@@ -234,6 +234,7 @@ impl Writes {
             for write in &self.blocks {
                 maps.prefetch(write.arena(shared), write.lba);
             }
+            debug_assert!(self.blocks.len() <= PER_GROUP, "they wait for one group of lanes");
             let source = |write: &Write| write.source(shared, &section, &bios[write.job]);
             let sources: [_; PER_GROUP] = array::from_fn(|at| self.blocks.get(at).and_then(source));
             let ahead = sources[1..].iter().chain([&None]);

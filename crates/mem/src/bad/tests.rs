@@ -45,6 +45,29 @@ proptest! {
     }
 }
 
+fn runs() -> impl Strategy<Value = Vec<BadRange>> {
+    prop::collection::vec((1..5_u64, 1..5_u64), 0..6).prop_map(|gaps| {
+        let mut at = 0;
+        let next = |(gap, len): (u64, u64)| {
+            at += gap + len;
+            run(at - len, len, BadSource::Poison)
+        };
+        gaps.into_iter().map(next).collect()
+    })
+}
+
+proptest! {
+    #[test]
+    fn parts_beyond_others_are_of_one_and_of_no_other(these in runs(), others in runs()) {
+        let has = |runs: &[BadRange], at| runs.iter().filter(|run| (run.offset..run.end()).contains(&at)).count();
+        let beyond = BadRange::beyond(&these, &others);
+        for at in (0..64).map(|frame| frame * FRAME_SIZE) {
+            let expected = usize::from(has(&these, at) == 1 && has(&others, at) == 0);
+            prop_assert_eq!(has(&beyond, at), expected, "byte {}", at);
+        }
+    }
+}
+
 #[test]
 fn the_list_is_bounded_and_says_when_there_is_more() {
     let mut known = Known::default();
@@ -230,9 +253,8 @@ mod broken {
         let rig = Rig::new(Backing::hugetlb(2 * MIB).unwrap_or_else(|_| Backing::secret(MIB).unwrap()));
         let inner = rig.region.inner();
         note(inner, BAD, BadSource::Poison);
-        if inner.bad.gate() {
-            rig.region.publisher().refresh(inner);
-        }
+        // What the kernel does not shut, the table learns of.
+        rig.region.refresh_bad().unwrap();
         assert_eq!(rig.store(BAD, &[1; 4096]), Err((0, Fault::Media)));
         assert_eq!(rig.region.bad_ranges(), [(BAD, FRAME_SIZE)]);
     }
@@ -275,6 +297,24 @@ mod broken {
         assert_eq!(rig.region.bad(), [run(9, 3, BadSource::Kernel)]);
         assert_eq!(rig.load(BAD - 5, 100), Err((5, Fault::Media)));
         assert_eq!(rig.store(BAD, &[1; 4096]), Err((0, Fault::Media)), "the kernel does not take it from its list");
+        // A run that grows, or that is cut, is not opened in between: what was seen of its frames says so.
+        sysfs(&sys, "73 1\n87 10\n");
+        rig.region.refresh_bad().unwrap();
+        assert_eq!(rig.region.bad(), [run(9, 4, BadSource::Kernel)]);
+        assert_eq!(rig.load(BAD, 1), Err((0, Fault::Media)));
+        // Where the kernel does not answer, nothing is taken for sound.
+        let list = sys.0.join("devices/ndbus0/region0/block/pmem0/badblocks");
+        std::fs::remove_file(&list).unwrap();
+        std::fs::create_dir(&list).unwrap();
+        rig.region.refresh_bad().unwrap();
+        assert_eq!(rig.region.bad(), [run(9, 4, BadSource::Kernel)]);
+        std::fs::remove_dir(&list).unwrap();
+        // A list that goes on past its page ends somewhere in a line.
+        let long: String = (0..700).map(|n| format!("{} 1\n", 100_000 + 2 * n)).collect();
+        sysfs(&sys, &long[..4095]);
+        rig.region.refresh_bad().unwrap();
+        assert_eq!(rig.region.bad(), [run(9, 4, BadSource::Kernel)], "there may be more");
+        assert!(rig.region.more_bad());
         sysfs(&sys, "80 8\n");
         rig.region.refresh_bad().unwrap();
         assert_eq!(rig.region.bad(), [run(10, 1, BadSource::Kernel)]);
@@ -290,6 +330,24 @@ mod broken {
         let again = Memory::new().unwrap();
         let region = again.register(Backing::memfd(MIB).unwrap().on_device(&sys.0, device, Mapped::DevDax)).unwrap();
         assert_eq!(region.bad(), [run(1, 1, BadSource::Kernel)]);
+    }
+
+    #[test]
+    fn a_list_from_before_something_was_cleared_is_asked_for_again() {
+        let sys = Scratch::new("sys-stale");
+        let device = sysfs(&sys, "72 8\n");
+        let memory = Memory::new().unwrap();
+        let backing = Backing::memfd(MIB).unwrap().on_device(&sys.0, device, Mapped::DevDax);
+        let region = memory.register(backing).unwrap();
+        let inner = region.inner();
+        assert_eq!(region.bad(), [run(9, 1, BadSource::Kernel)]);
+        let asked = ask(inner).unwrap();
+        sysfs(&sys, "");
+        cleared(inner, BAD, FRAME_SIZE);
+        assert!(!take_over(inner, asked));
+        assert_eq!(region.bad(), []);
+        region.refresh_bad().unwrap();
+        assert_eq!(region.bad(), []);
     }
 
     #[test]

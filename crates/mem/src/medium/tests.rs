@@ -116,17 +116,21 @@ fn a_whole_raw_namespace_has_a_uuid_and_nothing_that_lies_in_one() {
 #[test]
 fn bad_sectors_are_bytes_of_the_disk_the_partition_or_the_devdax_device() {
     let sys = Sysfs::new("bad");
-    assert_eq!(sys.block(0).bad_bytes(9), (vec![], false));
-    assert_eq!(sys.block(2).bad_bytes(9), (vec![(4096, 8192)], false));
+    assert_eq!(sys.block(0).bad_bytes(9).unwrap(), (vec![], false));
+    assert_eq!(sys.block(2).bad_bytes(9).unwrap(), (vec![(4096, 8192)], false));
     // The second run begins before the partition, the last lies before it.
     sys.file(&format!("{BUS}/{PMEM0}/badblocks"), "4096 1\n2040 16\n0 8\nnonsense\n18446744073709551615 9\n");
-    assert_eq!(sys.block(1).bad_bytes(9).0[..2], [(1 << 20, 512), (0, 4096)]);
-    assert!(sys.block(0).bad_bytes(9).0.starts_with(&[(2 << 20, 512), (2040 * 512, 8192), (0, 4096)]));
-    assert_eq!(sys.block(0).bad_bytes(2), (vec![(2 << 20, 512), (2040 * 512, 8192)], true), "bounded, and says so");
+    assert_eq!(sys.block(1).bad_bytes(9).unwrap().0[..2], [(1 << 20, 512), (0, 4096)]);
+    assert!(sys.block(0).bad_bytes(9).unwrap().0.starts_with(&[(2 << 20, 512), (2040 * 512, 8192), (0, 4096)]));
+    assert_eq!(
+        sys.block(0).bad_bytes(2).unwrap(),
+        (vec![(2 << 20, 512), (2040 * 512, 8192)], true),
+        "bounded, and says so"
+    );
     // The device begins 2 MiB into its region.
     sys.file(&format!("{BUS}/region1/badblocks"), "0 8\n4096 8\n");
     let dax = Medium::of_char(&sys.0, 252 << 8).unwrap();
-    assert_eq!(dax.bad_bytes(9), (vec![(0, 4096)], false));
+    assert_eq!(dax.bad_bytes(9).unwrap(), (vec![(0, 4096)], false));
     assert!(dax.translated() && sys.block(1).translated());
     assert!(
         !Medium::of_block(&sys.0, 253 << 8).unwrap().translated(),
