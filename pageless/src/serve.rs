@@ -88,8 +88,8 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
     // Not here: the servers are stopped even if nobody reads what is told.
     let stopping =
         told.is_ok().then(|| spawn("stopping", move || tell(json, &Event::Stopping { signal: name(signal) })));
-    tellers.extend(stopping.transpose()?);
     let stopped = servers.stop(args, &opened.name);
+    tellers.extend(stopping.transpose()?);
     tellers.extend(bad.map(BadWatch::stop));
     let told = told.and(all_told(tellers));
     let stopped = stopped.map_err(|error| ServeError::stop(error, &opened.name))?;

@@ -3,13 +3,15 @@
 
 mod common;
 
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::{Command, Stdio};
 
 use common::nbd::{CMD_FLUSH, CMD_WRITE, EIO, EPERM, Peer};
 use common::run::Run;
 use common::server::{Serve, Server};
-use common::{MIB, Scratch, have, noise, ok, same};
+use common::{MIB, Scratch, eventually, have, noise, ok, same};
 use serde_json::{Value, json};
 
 /// A mebibyte of a buffer.
@@ -139,6 +141,34 @@ fn a_flood_of_bad_bytes_keeps_nobody_from_stopping_it() {
     assert!(rest.matches("\"bad\"").count() <= 48, "{rest}");
     assert!(errors.contains("more runs of bytes are bad"), "{errors}");
     assert!(!std::fs::exists(cut.sockets.path("s")).expect("stat"), "the socket stayed behind");
+}
+
+/// Whoever started it has filled its pipe and looks away.
+#[test]
+fn whoever_reads_nothing_of_what_is_told_keeps_it_from_ending_for_a_while_only() {
+    let (sockets, memory) = (Scratch::short(), Scratch::shm());
+    let (path, socket) = (memory.path("disk"), sockets.path("s"));
+    let (_unread, mut pipe) = std::io::pipe().expect("a pipe");
+    // It holds 64 KiB (pipe(7)): there is room for the first line, and not for sixteen more.
+    pipe.write_all(&[b' '; 65536 - 1024]).expect("room");
+    let mut server = Command::new(PAGELESS)
+        .args(["serve", &format!("pmem:{path},size=1M"), "--nbd", &format!("unix:{socket}"), "--json"])
+        .stdout(pipe)
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let (mut peer, _) = eventually("it accepts", || Peer::connect(&socket).ok());
+    assert_eq!(peer.ask(CMD_WRITE, 0, 0, 1 << 20, &noise(M, 1)), 0);
+    std::fs::File::options().write(true).open(&path).expect("there").set_len(0).expect("shrinks");
+    for block in (0..256).step_by(2) {
+        assert_eq!(peer.read_at(block * 4096, 4096), Err(EIO));
+    }
+    // Once it has told of the first, it is in the middle of the others.
+    let mut errors = BufReader::new(server.stderr.take().expect("piped")).lines();
+    assert!(errors.next().expect("a line").expect("text").contains("are bad"));
+    ok("kill", &["-INT", &server.id().to_string()]);
+    assert_eq!(eventually("it ends", || server.try_wait().expect("a child")).code(), Some(1));
+    assert!(!std::fs::exists(&socket).expect("stat"), "the socket stayed behind");
 }
 
 #[test]
